@@ -1,0 +1,49 @@
+# A machine with Python 3.11 or newer and make can run and test the service; `make` lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-full programs lint lock docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+
+run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another port) with a PostgreSQL of its own
+	@APP_ENV=development exec $(BIN)/flask run
+
+test: $(INSTALLED) ## all tests that need nothing but Python
+	$(BIN)/pytest -m 'not full'
+
+test-full: programs test ## all tests, also those that need programs from Debian (pgbouncer, nginx)
+	PATH="$$PATH:/usr/sbin" $(BIN)/pytest -m full
+
+programs:
+	@PATH="$$PATH:/usr/sbin"; for program in pgbouncer nginx; do \
+		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" || { echo "make test-full needs:$$missing (apt-get install$$missing)" >&2; exit 1; }
+
+lint: $(INSTALLED) ## ruff, mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+lock: $(INSTALLED) ## pin the newest versions of requirements*.in (add ONLY=name to renew one package)
+	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
+	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
+
+LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+       $(if $(ONLY),--upgrade-package $(ONLY),--upgrade)
+
+docs: $(INSTALLED) ## render .env.example and the README's table from config.py
+	$(BIN)/python -m scripts.config_docs
+
+clean: ## remove the environment and the development database
+	rm -rf .venv .lumen
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=python3.12 make ...)")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements.txt -r requirements-dev.txt
+	@touch $@
