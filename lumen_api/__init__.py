@@ -1,0 +1,22 @@
+"""Lumen's server: magic-link sign-in and session metadata. No transcript ever reaches it.
+
+hooks           request id in; headers and one log line out
+origins         which web pages may call (CORS, and no state change for any other)
+errors          the ApiError family and the only error envelope
+validation      the one body reader, and each member's rule
+rfc3339         timestamps in and out
+auth            signed tokens, magic links, the session cookie, the guard
+rate_limits     Flask-Limiter, its keys, and counting on when Redis is away
+db              the connection pool; connection() and transaction()
+migrations      yoyo, on the connection string that the service itself uses
+blueprints/     health  auth  sessions  account: read, ask the repository, decide, answer
+repositories/   one SQL statement a function, and nothing else
+email/          the mail, and its providers: console, smtp, resend
+observability/  what the process says about itself
+dev/            the embedded PostgreSQL; never imported in production
+cli             `flask db`, `flask purge`, `flask check-config`
+
+Imports point one way: wsgi -> app -> {config, hooks, origins, blueprints, email providers, cli} ->
+{auth, validation, rate_limits, repositories} -> {errors, db, rfc3339, observability}. Repositories know `db`
+alone. Nothing here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
+"""

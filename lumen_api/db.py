@@ -1,0 +1,188 @@
+"""PostgreSQL: a small pool of autocommit connections, and the two ways to use one.
+
+    with db.connection() as conn:        # one statement is one round trip, and atomic by itself
+        sessions.start(conn, ...)
+    with db.transaction() as conn:       # for what one statement cannot say
+        ...
+
+Why not psycopg2.pool: it raises at once when it is exhausted, hands out dead connections, and closes every
+connection above its minimum. Why not a `select 1` before use: it doubles the round trips.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from time import monotonic
+from typing import Any
+
+import psycopg2
+from flask import Flask, current_app
+from psycopg2 import errors as pg
+from psycopg2 import extensions
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from lumen_api.errors import ApiError, Busy, DatabaseUnavailable
+
+# Seconds. Waiting for a free connection and then working with it stay under 3 s together, even when the server
+# accepts connections and says nothing (a stopped process, a broken network): statement_timeout is the server's
+# own and cannot help there.
+WAIT_FOR_CONNECTION = 1.0
+WORK_WITH_CONNECTION = 1.9
+
+
+class DeadlineExceeded(Exception):
+    """The server did not answer in time. psycopg2 has closed the connection."""
+
+
+class Connection(extensions.connection):
+    """A connection whose waiting, connecting included, ends at `deadline` (monotonic seconds; None: never)."""
+
+    deadline: float | None
+
+    def __init__(self, dsn: str, **kwargs: Any) -> None:
+        """psycopg2 calls it with the connection string, and connects in here."""
+        self.deadline = monotonic() + WORK_WITH_CONNECTION
+        super().__init__(dsn, **kwargs)
+
+
+def _wait(conn: extensions.connection) -> None:
+    """Wait for libpq, as psycopg2.extras.wait_select does, but never past the connection's deadline.
+
+    poll() and not select(): select() fails on file descriptors above 1023.
+    """
+    deadline = getattr(conn, "deadline", None)
+    while (state := conn.poll()) != extensions.POLL_OK:
+        poller = select.poll()
+        poller.register(conn.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        if not poller.poll(None if deadline is None else max(0.0, deadline - monotonic()) * 1000):
+            raise DeadlineExceeded
+
+
+class Database:
+    """A pool of at most `size` connections to `url`, opened when they are first needed. Safe for threads."""
+
+    def __init__(self, url: str, *, size: int) -> None:
+        """Nothing is connected yet: the service starts while its database is away."""
+        # pgbouncer refuses start-up `options`, so the server's timeouts come from the role (migration 0005).
+        parts = {"application_name": "lumen-api", "client_encoding": "UTF8", **parse_dsn(url)}
+        self.dsn: str = make_dsn(**parts)
+        self._free_slots = threading.BoundedSemaphore(size)
+        self._idle: deque[Connection] = deque()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in autocommit mode. Raises Busy or DatabaseUnavailable, also for what fails inside."""
+        if not self._free_slots.acquire(timeout=WAIT_FOR_CONNECTION):
+            raise Busy
+        conn: Connection | None = None
+        try:
+            conn = self._checkout()
+            yield conn
+        except (psycopg2.Error, DeadlineExceeded) as error:
+            raise _as_api_error(error) or error from error
+        finally:
+            if conn is not None:
+                self._put_back(conn)
+            self._free_slots.release()
+
+    @contextmanager
+    def transaction(self, isolation: str = "read committed") -> Iterator[Connection]:
+        """Like connection(), in a transaction that commits at the end of the block, or rolls back on an error."""
+        with self.connection() as conn:
+            execute(conn, f"begin isolation level {isolation}")
+            yield conn
+            execute(conn, "commit")
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _checkout(self) -> Connection:
+        while self._idle:
+            conn = self._idle.pop()
+            if _is_quiet(conn):
+                conn.deadline = monotonic() + WORK_WITH_CONNECTION
+                return conn
+            conn.close()
+        conn = psycopg2.connect(self.dsn, connection_factory=Connection)
+        conn.autocommit = True
+        return conn
+
+    def _put_back(self, conn: Connection) -> None:
+        # Anything but idle is a transaction that an error left open: closing is the cheapest rollback.
+        if conn.closed or conn.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
+            conn.close()
+        else:
+            self._idle.append(conn)
+
+
+def _is_quiet(conn: Connection) -> bool:
+    """False if the server has closed the connection. It says so (or hangs up) first: bytes are waiting."""
+    if conn.closed:
+        return False
+    poller = select.poll()
+    poller.register(conn.fileno(), select.POLLIN)
+    return not poller.poll(0)
+
+
+def _as_api_error(error: Exception) -> ApiError | None:
+    """The answer to an error of the database itself, or None if the statement was at fault."""
+    match error:
+        case pg.QueryCanceled() | pg.LockNotAvailable() | pg.DeadlockDetected() | pg.SerializationFailure():
+            return Busy()
+        case DeadlineExceeded() | psycopg2.InterfaceError() | pg.ReadOnlySqlTransaction():
+            return DatabaseUnavailable()
+        case psycopg2.OperationalError(pgcode=None):
+            return DatabaseUnavailable()
+        case psycopg2.DatabaseError(pgcode=None) if type(error) is psycopg2.DatabaseError:
+            # After a restart of PostgreSQL a broken connection can surface as this plain class.
+            return DatabaseUnavailable()
+        case psycopg2.Error(pgcode=str(code)) if code.startswith(("08", "53", "57P", "58")):
+            # Connection exceptions, too many connections or no room, shutdown, I/O errors.
+            return DatabaseUnavailable()
+    return None
+
+
+def execute(conn: extensions.connection, sql: str, **values: Any) -> extensions.cursor:
+    """Run one statement and return its cursor."""
+    cursor = conn.cursor()
+    cursor.execute(sql, values)
+    return cursor
+
+
+def fetch_one(conn: extensions.connection, sql: str, **values: Any) -> tuple[Any, ...] | None:
+    """The first row of the statement's result, or None."""
+    with execute(conn, sql, **values) as cursor:
+        return cursor.fetchone()
+
+
+def fetch_all(conn: extensions.connection, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+    """All rows of the statement's result."""
+    with execute(conn, sql, **values) as cursor:
+        return cursor.fetchall()
+
+
+def init_app(app: Flask, database: Database) -> None:
+    """Make connection() and transaction() of this module use `database` inside `app`."""
+    extensions.set_wait_callback(_wait)
+    app.extensions["lumen.db"] = database
+
+
+def connection() -> AbstractContextManager[Connection]:
+    """A connection of the current app's pool: see Database.connection()."""
+    return _database().connection()
+
+
+def transaction(isolation: str = "read committed") -> AbstractContextManager[Connection]:
+    """A transaction on the current app's pool: see Database.transaction()."""
+    return _database().transaction(isolation)
+
+
+def _database() -> Database:
+    database: Database = current_app.extensions["lumen.db"]
+    return database
