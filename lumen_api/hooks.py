@@ -1,0 +1,60 @@
+"""The pair of request hooks: a request id on the way in; headers and one log line on the way out.
+
+Registered before everything else, so that the first hook runs first and the second sees the final answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from time import perf_counter
+from uuid import uuid4
+
+from flask import Flask, Response, g, request
+
+from lumen_api.observability.logging import log_event
+
+# What a caller may choose for an id: it reaches the logs, so nothing else may pass.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def init_app(app: Flask) -> None:
+    """Install the pair."""
+    app.before_request(open_request)
+    app.after_request(close_request)
+
+
+def open_request() -> None:
+    """Name the request and start its clock. An unknown address or method ends here, before any other check."""
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    g.started = perf_counter()
+    if request.routing_exception is not None:
+        raise request.routing_exception
+
+
+def close_request(response: Response) -> Response:
+    """Put on what every answer carries, and write the request's line."""
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    route = request.url_rule.rule if request.url_rule else "unmatched"
+    error = g.get("error")
+    log_event(
+        "request",
+        _level(response.status_code, route),
+        request_id=g.request_id,
+        method=request.method if request.url_rule else "other",
+        route=route,
+        status=response.status_code,
+        latency_ms=round((perf_counter() - g.started) * 1000, 3),
+        error_class=type(error.__cause__ or error).__name__ if error else None,
+        error_code=error.code if error else None,
+    )
+    return response
+
+
+def _level(status: int, route: str) -> int:
+    if status >= 500:
+        return logging.ERROR
+    return logging.DEBUG if route.startswith("/v1/health") else logging.INFO

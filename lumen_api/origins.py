@@ -1,0 +1,52 @@
+"""Which web pages may call: CORS for the allowed origins, and no change of state for any other page.
+
+The allowed origins come from the configuration, never from `Host`: a caller chooses that header.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flask import Flask, request
+from flask_cors import CORS
+
+from lumen_api.errors import OriginNotAllowed
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
+_OWN_PAGES = frozenset({"same-origin", "none"})  # W3C Fetch Metadata; "none": typed in or bookmarked
+
+
+def init_app(app: Flask, allowed: frozenset[str]) -> None:
+    """Let pages of the `allowed` origins call `app`, with credentials, and refuse state changes to all others."""
+    CORS(
+        app,
+        # Patterns, because Flask-CORS guesses from a string's characters whether it is one ("[" in an IPv6 address),
+        # and adds `Vary: Origin` only if there is more than one origin or a pattern.
+        origins=[re.compile(re.escape(origin) + r"\Z") for origin in sorted(allowed)],
+        supports_credentials=True,
+        methods=["GET", "POST", "DELETE"],
+        allow_headers=["Content-Type", "X-Request-Id", "traceparent"],
+        expose_headers=[
+            "X-Request-Id",
+            "Retry-After",
+            "X-RateLimit-Limit",
+            "X-RateLimit-Remaining",
+            "X-RateLimit-Reset",
+        ],
+        max_age=600,
+        always_send=False,
+        intercept_exceptions=False,
+    )
+
+    @app.before_request
+    def refuse_foreign_pages() -> None:
+        """Stop cross-site request forgery (OWASP): the browser says on whose behalf it calls."""
+        if request.method in _SAFE_METHODS:
+            return
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            trusted = origin in allowed
+        else:
+            trusted = request.headers.get("Sec-Fetch-Site", "none") in _OWN_PAGES
+        if not trusted:
+            raise OriginNotAllowed
