@@ -1,0 +1,115 @@
+"""The mail with the magic link, and the way to a provider: console, smtp or resend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import jinja2
+from flask import Flask, current_app
+
+from lumen_api.errors import ApiError
+
+# Seconds. A mail that has not been handed over by then has failed.
+TIMEOUT = 4.0
+
+
+class RecipientRefused(Exception):
+    """The provider will never deliver to this address."""
+
+    outcome = "recipient_refused"
+
+
+class EmailUnavailable(ApiError):
+    """The mail could not be handed over."""
+
+    status, code, message = 503, "email_unavailable", "The mail could not be sent. Try again in a moment."
+    retry_after = 10
+    outcome = "email_unavailable"
+
+
+@dataclass(frozen=True)
+class Mail:
+    """One mail to one person. `url` is the link that the texts hold."""
+
+    to: str
+    subject: str
+    text: str
+    html: str
+    url: str
+
+
+class Provider(Protocol):
+    """Hands mails over to the outside world."""
+
+    def send(self, mail: Mail) -> None:
+        """Return when the mail was accepted, raise RecipientRefused if it never will be, and anything else if not."""
+
+
+class Mailer:
+    """Sends the mails of one app, never many at once: a slow provider must not take every thread of a worker."""
+
+    def __init__(self, provider: Provider, *, link_ttl: timedelta, at_once: int) -> None:
+        """`at_once`: how many mails may be under way; the next is refused at once."""
+        self._provider = provider
+        self._render = _templates(in_words(link_ttl))
+        self._slots = threading.BoundedSemaphore(at_once)
+        # A thread of its own, because a socket's timeout is for each read, and a slow answer has many.
+        self._executor = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="email")
+
+    def send_link(self, *, to: str, url: str) -> None:
+        """Mail `url` to `to`. Raises RecipientRefused or EmailUnavailable."""
+        if not self._slots.acquire(blocking=False):
+            raise EmailUnavailable
+        future = self._executor.submit(self._provider.send, self._render(to, url))
+        # When the thread is done, and not when we stop waiting for it.
+        future.add_done_callback(lambda _: self._slots.release())
+        try:
+            future.result(timeout=TIMEOUT)
+        except RecipientRefused:
+            raise
+        except Exception as error:
+            # Whatever a provider or the network came up with: the mail has not gone.
+            raise EmailUnavailable from error
+
+
+def init_app(app: Flask, mailer: Mailer) -> None:
+    """Make `mailer` the current app's."""
+    app.extensions["lumen.mailer"] = mailer
+
+
+def mailer() -> Mailer:
+    """The current app's."""
+    current: Mailer = current_app.extensions["lumen.mailer"]
+    return current
+
+
+def _templates(ttl: str) -> Callable[[str, str], Mail]:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    text, html = environment.get_template("magic_link.txt"), environment.get_template("magic_link.html")
+
+    def render(to: str, url: str) -> Mail:
+        return Mail(to, "Sign in to Lumen", text.render(url=url, ttl=ttl), html.render(url=url, ttl=ttl), url)
+
+    return render
+
+
+def in_words(duration: timedelta) -> str:
+    """A duration as a person would say it: "10 minutes", "1 hour and 30 minutes"."""
+    seconds = int(duration.total_seconds())
+    parts = []
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}{'s' if count > 1 else ''}")
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
