@@ -1,0 +1,1 @@
+"""For a developer's machine only. Production never imports it."""
