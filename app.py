@@ -1,0 +1,101 @@
+"""The composition root: the one place that knows every part of the service. `flask run` finds create_app().
+
+What is imported inside a function is for development alone; production has not even its dependencies.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from config import WORKER_THREADS, Config, render
+from lumen_api import auth, cli, db, errors, hooks, migrations, origins, rate_limits, validation
+from lumen_api import email as mail
+from lumen_api.blueprints import account, health, sessions
+from lumen_api.blueprints import auth as auth_routes
+from lumen_api.email.console import Console
+from lumen_api.email.resend import Resend
+from lumen_api.email.smtp import Smtp
+from lumen_api.observability import logging
+
+
+class Json(DefaultJSONProvider):
+    """Answers keep the order that the code gives them, the same as in the documentation."""
+
+    mimetype = "application/json; charset=utf-8"
+    sort_keys = False
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """The service, as a WSGI application. Raises ConfigError when the environment cannot be served from."""
+    config = config or Config.from_env()
+    logging.configure(config.log_level, env=config.app_env, readable=config.development)
+    app = Flask("lumen_api", static_folder=None)
+    app.json = Json(app)
+    app.url_map.merge_slashes = False  # an address is right or it is unknown: no redirects
+    if config.trusted_proxy_hops:
+        # Only the client's address: scheme, host and prefix are the configuration's to say.
+        proxied = ProxyFix(app.wsgi_app, x_for=config.trusted_proxy_hops, x_proto=0, x_host=0, x_port=0, x_prefix=0)
+        app.wsgi_app = proxied  # type: ignore[method-assign]  # Flask's documented way to add WSGI middleware
+
+    # In the order in which a request meets them.
+    hooks.init_app(app)
+    errors.init_app(app)
+    origins.init_app(app, config.allowed_origins)
+    validation.init_app(app)
+    rate_limits.init_app(
+        app,
+        config.rate_limits,
+        storage_url=config.redis_url,
+        key=auth.derive_key(config.auth_token_secrets[0], "rate limits"),
+    )
+    _init_auth(app, config)
+    mail.init_app(
+        app, mail.Mailer(_email_provider(config), link_ttl=config.auth_token_ttl, at_once=WORKER_THREADS // 2)
+    )
+    database = db.Database(_database_url(config), size=config.database_pool_size)
+    db.init_app(app, database)
+    for blueprint in (health.bp, auth_routes.bp, sessions.bp, account.bp):
+        app.register_blueprint(blueprint)
+    cli.init_app(app, database, configuration=render(config.shown()))
+    if config.development:
+        from lumen_api.dev import welcome
+
+        welcome.greet_flask_run(config.port)
+    return app
+
+
+def _init_auth(app: Flask, config: Config) -> None:
+    links = auth.MagicLinks(
+        tokens=auth.TokenSigner(config.auth_token_secrets, purpose="magic link"),
+        base_url=config.link_base,
+        ttl=config.auth_token_ttl,
+        shown=config.development,
+    )
+    cookie = auth.SessionCookie(
+        ids=auth.TokenSigner(config.auth_token_secrets, purpose="session"),
+        name=config.session_cookie_name,
+        secure=not config.development,
+        ttl=config.session_ttl,
+    )
+    auth.init_app(app, links=links, cookie=cookie)
+
+
+def _email_provider(config: Config) -> mail.Provider:
+    if config.resend_api_key:
+        return Resend(config.resend_api_key, sender=config.email_from)
+    if config.smtp_url:
+        return Smtp(config.smtp_url, sender=config.email_from)
+    return Console()
+
+
+def _database_url(config: Config) -> str:
+    if config.embedded_postgres is None:
+        assert config.database_url is not None  # Config has seen to it
+        return config.database_url
+    from lumen_api.dev import embedded_postgres
+
+    url = embedded_postgres.start(config.embedded_postgres)
+    migrations.apply(url)
+    return url

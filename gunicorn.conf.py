@@ -1,0 +1,35 @@
+"""gunicorn's settings. `gunicorn wsgi:app` reads this file by itself; WEB_CONCURRENCY sets the workers (default 1)."""
+
+import sys
+
+from config import WORKER_THREADS, Config, ConfigError
+from lumen_api.observability import logging
+
+try:
+    _config = Config.from_env()
+except ConfigError as error:
+    sys.exit(error.message)
+
+bind = f"{_config.host}:{_config.port}"
+worker_class = "gthread"
+threads = WORKER_THREADS
+# Without it the kernel hands the connections to one worker far more often than to the other (32 of 32 was seen).
+reuse_port = True
+# Seconds. A worker that is stuck for `timeout` is replaced; one that is told to stop has `graceful_timeout` for
+# the requests that it has accepted, less than the 30 s that a PaaS waits before it kills.
+timeout = 30
+graceful_timeout = 20
+# Above the idle timeout of the balancers in front, which would otherwise reuse a connection that we are closing.
+keepalive = 75
+control_socket_disable = True
+# Our own hook writes the request log; gunicorn's would hold addresses and paths.
+accesslog = None
+logconfig_dict = logging.settings(_config.log_level, env=_config.app_env, readable=_config.development)
+
+
+def when_ready(_):
+    """Greet the developer."""
+    if _config.development:
+        from lumen_api.dev import welcome
+
+        print(welcome.text(_config.port), flush=True)

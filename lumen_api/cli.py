@@ -1,0 +1,68 @@
+"""What an operator types: `flask db`, `flask purge`, `flask check-config`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+from flask import Flask
+from flask.cli import AppGroup
+
+from lumen_api import migrations
+from lumen_api.db import Database
+from lumen_api.repositories import auth_sessions, auth_tokens
+
+PURGE_BATCH = 1000
+
+
+def init_app(app: Flask, database: Database, *, configuration: str) -> None:
+    """Add the commands to `app`. `configuration`: what check-config prints."""
+    app.cli.add_command(_db(database))
+
+    @app.cli.command("purge")
+    def purge_command() -> None:
+        """Remove expired links and sign-ins. Safe beside traffic, and at any time."""
+        for name, purge in (("links", auth_tokens.purge), ("sign-ins", auth_sessions.purge)):
+            click.echo(f"{_purge_all(database, purge)} expired {name} removed")
+
+    @app.cli.command("check-config")
+    def check_config() -> None:
+        """Print the configuration in force, secrets masked. Exits 1 and lists every problem if there are any."""
+        click.echo(configuration)
+
+
+def _db(database: Database) -> AppGroup:
+    group = AppGroup("db", help="Migrations of the database.")
+
+    @group.command("apply")
+    def apply() -> None:
+        """Apply the migrations that are missing."""
+        for name in migrations.apply(database.dsn):
+            click.echo(f"applied {name}")
+        click.echo("the database is up to date")
+
+    @group.command("rollback")
+    @click.option("--count", default=1, show_default=True, help="How many migrations to undo.")
+    def rollback(count: int) -> None:
+        """Undo the last migration."""
+        for name in migrations.rollback(database.dsn, count):
+            click.echo(f"undone {name}")
+
+    @group.command("status")
+    def status() -> None:
+        """List the migrations."""
+        for name, applied in migrations.status(database.dsn):
+            click.echo(f"{'applied' if applied else 'missing'}  {name}")
+
+    return group
+
+
+def _purge_all(database: Database, purge: Callable[..., int]) -> int:
+    """Purge batch by batch, so that no lock is held for long. A batch that comes back short was the last."""
+    total = 0
+    while True:
+        with database.connection() as conn:
+            count = purge(conn, batch=PURGE_BATCH)
+        total += count
+        if count < PURGE_BATCH:
+            return total
