@@ -1,0 +1,146 @@
+"""One PostgreSQL for the whole run, a migrated database for each pytest worker, and clean tables for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from config import Config
+from lumen_api import migrations
+from lumen_api.dev import embedded_postgres
+from tests.support import databases
+from tests.support.mailbox import Mailbox
+from tests.support.service import Service
+from tests.support.valkey import Valkey
+
+SECRET = "a secret of the tests, long enough for production"
+ORIGIN = "https://app.example.com"
+PLENTY = "100000/minute"
+
+AppFactory = Callable[..., Flask]
+ServiceFactory = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """One folder for all pytest workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def postgres(run_folder: Path) -> str:
+    """The connection string of a PostgreSQL server that all tests share: do not stop this one."""
+    return embedded_postgres.start(run_folder / "shared-postgres")
+
+
+@pytest.fixture(scope="session")
+def _worker_database(postgres: str, worker_id: str) -> str:
+    return databases.create(postgres, f"lumen_{worker_id}")
+
+
+@pytest.fixture
+def database(_worker_database: str) -> str:
+    """The URL of a migrated database with empty tables."""
+    databases.query(_worker_database, "truncate users, auth_tokens, auth_sessions, sessions")
+    return _worker_database
+
+
+@pytest.fixture
+def private_postgres(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a PostgreSQL server for this test alone, to be stopped, paused or killed.
+
+    Its migrated database: `databases.url_of(embedded_postgres.start(folder), "postgres")`.
+    """
+    folder = tmp_path / "pg"
+    migrations.apply(embedded_postgres.start(folder))
+    yield folder
+    embedded_postgres.leave(folder)
+
+
+@pytest.fixture(scope="session")
+def _worker_mailbox() -> Iterator[Mailbox]:
+    with Mailbox() as mailbox:
+        yield mailbox
+
+
+@pytest.fixture
+def mailbox(_worker_mailbox: Mailbox) -> Mailbox:
+    """The SMTP server that the service sends through, without mails."""
+    _worker_mailbox.clear()
+    return _worker_mailbox
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey server for this test alone."""
+    server = Valkey(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def env(database: str, mailbox: Mailbox) -> dict[str, str]:
+    """A configuration to serve from, like production's but for limits that no test meets by accident."""
+    return {
+        "APP_ENV": "test",
+        "DATABASE_URL": database,
+        "SMTP_URL": mailbox.url,
+        "EMAIL_FROM": "Lumen <hello@example.com>",
+        "AUTH_TOKEN_SECRETS": SECRET,
+        "WEB_ORIGINS": ORIGIN,
+        "RATE_LIMIT_LINK_PER_IP": PLENTY,
+        "RATE_LIMIT_LINK_PER_EMAIL": PLENTY,
+        "RATE_LIMIT_VERIFY_PER_IP": PLENTY,
+        "RATE_LIMIT_PER_USER": PLENTY,
+    }
+
+
+@pytest.fixture
+def make_app(env: dict[str, str]) -> Iterator[AppFactory]:
+    """Makes an app; its arguments are variables: make_app(SESSION_TTL="1h")."""
+    apps: list[Flask] = []
+
+    def make(**variables: str) -> Flask:
+        app = create_app(Config.from_env({**env, **variables}))
+        app.config["PREFERRED_URL_SCHEME"] = "https"  # the test client keeps Secure cookies
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.extensions["lumen.db"].close()
+
+
+@pytest.fixture
+def app(make_app: AppFactory) -> Flask:
+    """The service."""
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A caller who is not signed in. It keeps cookies, as a browser does."""
+    return app.test_client()
+
+
+@pytest.fixture
+def serve(env: dict[str, str], tmp_path: Path) -> Iterator[ServiceFactory]:
+    """Serves with gunicorn; its arguments are variables: serve(workers=2, SESSION_TTL="1h")."""
+    services: list[Service] = []
+
+    def start(*, workers: int = 2, **variables: str) -> Service:
+        service = Service({**env, **variables}, tmp_path, workers=workers)
+        services.append(service)
+        return service.start()
+
+    yield start
+    for service in services:
+        if service.process:
+            service.stop()

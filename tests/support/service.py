@@ -1,0 +1,104 @@
+"""The service as it is deployed: gunicorn with our gunicorn.conf.py, and a client on real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from tests.support import ROOT, eventually, free_port
+
+
+class Service:
+    """gunicorn with `workers` workers. What it prints is in `log`."""
+
+    def __init__(self, env: Mapping[str, str], folder: Path, *, workers: int = 2) -> None:
+        """`env`: the whole configuration; nothing of the test's own environment but PATH gets through."""
+        self.port = int(env.get("PORT") or free_port())
+        self.log = folder / f"service-{self.port}.log"
+        self.env = {"PATH": os.environ["PATH"], **env, "PORT": str(self.port), "WEB_CONCURRENCY": str(workers)}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Service:
+        """Start it and wait until it serves."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=self.env, stdout=log, stderr=log
+            )
+        eventually(self._serves, within=30)
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it, and say what its exit status was."""
+        assert self.process
+        self.process.send_signal(number)
+        status = self.process.wait(30)
+        self.process = None
+        return status
+
+    def __enter__(self) -> Service:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process:
+            self.stop()
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        assert self.process
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30,
+    ) -> Answer:
+        """One request on a connection of its own; `body` goes out as JSON."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            data = None if body is None else json.dumps(body)
+            json_headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, path, data, {**json_headers, **(headers or {})})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def _serves(self) -> bool:
+        assert self.process
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.call("GET", "/v1/health", timeout=2).status == 200
+        except (OSError, HTTPException):
+            return False
+
+
+class Answer:
+    """What came back."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """As http.client gives it."""
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        """The body, read as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def cookie(self) -> str:
+        """The session cookie that was set, as the Cookie header sends it back."""
+        return self.headers["Set-Cookie"].partition(";")[0]
