@@ -158,7 +158,7 @@ def smtp_url(text: str) -> str:
 
 
 def rate_limit(text: str) -> str:
-    """limits: `5/minute;20/hour`"""
+    """limits, like `5/minute;20/hour`"""
     try:
         # One by one: parse_many() skips over what it cannot read between two limits that it can.
         for part in text.split(";"):
