@@ -21,10 +21,11 @@ from lumen_api.observability import logging
 
 
 class Json(DefaultJSONProvider):
-    """Answers keep the order that the code gives them, the same as in the documentation."""
+    """The same bytes in every mode, in the order that the code gives them."""
 
     mimetype = "application/json; charset=utf-8"
     sort_keys = False
+    compact = True
 
 
 def create_app(config: Config | None = None) -> Flask:

@@ -22,6 +22,9 @@ graceful_timeout = 20
 # Above the idle timeout of the balancers in front, which would otherwise reuse a connection that we are closing.
 keepalive = 75
 control_socket_disable = True
+# No peer sets the path or the scheme by a header, not even one on loopback: they are the configuration's to say, and
+# the client's address is the application's to read (TRUSTED_PROXY_HOPS).
+forwarded_allow_ips = ""
 # Our own hook writes the request log; gunicorn's would hold addresses and paths.
 accesslog = None
 logconfig_dict = logging.settings(_config.log_level, env=_config.app_env, readable=_config.development)

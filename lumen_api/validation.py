@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 from email_validator import EmailNotValidError, validate_email
 from flask import Flask, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from lumen_api import rfc3339
-from lumen_api.errors import ApiError, BadRequest, InvalidJson, UnsupportedMediaType
+from lumen_api.errors import ApiError, BadRequest, InvalidJson, PayloadTooLarge, UnsupportedMediaType
 
 MAX_BODY_BYTES = 64 * 1024
 _EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -60,7 +60,8 @@ class InvalidLimit(ApiError):
 
 def init_app(app: Flask) -> None:
     """Refuse bodies that are too large before anything is done with a request."""
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # One more, because of a chunked body Werkzeug reads so many bytes and drops the rest in silence.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
 
     @app.before_request
     def refuse_large_bodies() -> None:
@@ -68,16 +69,11 @@ def init_app(app: Flask) -> None:
         _body_bytes()
 
 
-def check_media_type() -> None:
-    """Raises UnsupportedMediaType for a body that is not JSON. Where there is no body, no content type is needed."""
+def read_json() -> Body:
+    """The request's body, a JSON object. Raises UnsupportedMediaType or InvalidJson."""
     plain = request.headers.get("Content-Encoding", "identity") == "identity"
     if _body_bytes() and not (plain and request.mimetype == "application/json"):
         raise UnsupportedMediaType
-
-
-def read_json() -> Body:
-    """The request's body, a JSON object. Raises UnsupportedMediaType or InvalidJson."""
-    check_media_type()
     try:
         body = json.loads(_body_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -87,14 +83,23 @@ def read_json() -> Body:
     return body
 
 
+def read_nothing() -> None:
+    """For routes without members: no body is needed, and one that came all the same is read by the same rules."""
+    if _body_bytes():
+        read_json()
+
+
 def _body_bytes() -> bytes:
     try:
-        return request.get_data(cache=True)
+        body = request.get_data(cache=True)
     except RequestEntityTooLarge:
         raise
-    except (OSError, HTTPException):
-        # The server's chunk parser, or a client that went away in the middle.
+    except Exception:
+        # A client that went away in the middle, or broken chunks: each WSGI server has errors of its own for that.
         raise BadRequest from None
+    if len(body) > MAX_BODY_BYTES:
+        raise PayloadTooLarge
+    return body
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -108,11 +113,13 @@ def email(body: Body) -> str:
     """
     value = _string(body.get("email"), InvalidEmail)
     try:
-        valid = validate_email(value.strip(), check_deliverability=False, allow_smtputf8=False)
+        valid = validate_email(value.strip(), check_deliverability=False, allow_smtputf8=False, strict=True)
     except EmailNotValidError:
         raise InvalidEmail from None
     address = valid.ascii_email
-    if address is None or len(address) > 254:  # RFC 5321, erratum 1690
+    # At most 254: RFC 5321, erratum 1690. "=?" begins an encoded word (RFC 2047): software on a mail's way reads
+    # =?utf-8?q?bob?=@example.com as bob@example.com.
+    if address is None or len(address) > 254 or "=?" in address:
         raise InvalidEmail
     return address.lower()
 

@@ -41,7 +41,7 @@ def export() -> ResponseReturnValue:
 @signed_in
 def delete() -> ResponseReturnValue:
     """Delete the user with everything that belongs to it."""
-    validation.check_media_type()
+    validation.read_nothing()
     with db.connection() as conn:
         account.delete(conn, user_id=g.user_id)
     return session_cookie().cleared(jsonify(status="ok"))

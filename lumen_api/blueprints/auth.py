@@ -80,7 +80,7 @@ def session() -> ResponseReturnValue:
 @bp.post("/logout")
 def logout() -> ResponseReturnValue:
     """End this sign-in. Without one that is done already."""
-    validation.check_media_type()
+    validation.read_nothing()
     id_hash = session_cookie().digest()
     if id_hash is not None:
         with db.connection() as conn:
@@ -92,7 +92,7 @@ def logout() -> ResponseReturnValue:
 @signed_in
 def logout_all() -> ResponseReturnValue:
     """End every sign-in of this user, on all devices."""
-    validation.check_media_type()
+    validation.read_nothing()
     with db.connection() as conn:
         revoked = auth_sessions.delete_all(conn, user_id=g.user_id)
     return session_cookie().cleared(jsonify(status="ok", revoked=revoked))
