@@ -42,6 +42,8 @@ class Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo is not typed
         # for a table's lock is bounded: all other statements on that table queue up behind a waiting migration.
         self.execute("set local statement_timeout = 0")
         self.execute("set local lock_timeout = '5s'")
+        # If we are killed, the server stops working for us, and does not keep the lock that the next one needs.
+        self.execute("set local client_connection_check_interval = '1s'")
 
     def list_tables(self, **_: Any) -> list[str]:
         cursor = self.execute("select tablename from pg_tables where schemaname = current_schema")

@@ -8,6 +8,7 @@ create table sessions (
     ended_at        timestamptz,
     transcript_hash text collate "C" check (transcript_hash ~ '^[0-9a-f]{64}$'),
     primary key (user_id, session_id),
+    check (isfinite(started_at) and isfinite(ended_at)),
     check (ended_at >= started_at),
     -- An end may arrive without its start, but never without its hash.
     check (started_at is not null or ended_at is not null),

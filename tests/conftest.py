@@ -34,9 +34,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 
 
 @pytest.fixture(scope="session")
-def postgres(run_folder: Path) -> str:
+def postgres(run_folder: Path) -> Iterator[str]:
     """The connection string of a PostgreSQL server that all tests share: do not stop this one."""
-    return embedded_postgres.start(run_folder / "shared-postgres")
+    yield embedded_postgres.start(run_folder / "shared-postgres")
+    embedded_postgres.leave(run_folder / "shared-postgres")
 
 
 @pytest.fixture(scope="session")

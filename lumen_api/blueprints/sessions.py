@@ -95,9 +95,8 @@ def write_cursor(position: Position) -> str:
 def read_cursor(text: str) -> Position:
     """The place that write_cursor() wrote. Raises InvalidCursor for anything else."""
     try:
-        moment, _, session_id = (
-            base64.b64decode(text + "==", altchars="-_", validate=True).decode("ascii").partition(" ")
-        )
+        padded = text + "=" * (-len(text) % 4)
+        moment, _, session_id = base64.b64decode(padded, altchars="-_", validate=True).decode("ascii").partition(" ")
         position = Position(rfc3339.parse(moment), session_id)
     except ValueError:
         raise InvalidCursor from None

@@ -26,8 +26,11 @@ def query(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
     try:
         with conn.cursor() as cursor:
             cursor.execute(statement, values or None)
-            rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
-            return rows
+            if cursor.description:
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+                return rows
+            # "select from x" has rows without columns.
+            return [()] * cursor.rowcount if cursor.statusmessage.startswith("SELECT") else []
     finally:
         conn.close()
 

@@ -1,0 +1,149 @@
+"""`flask purge`: what has expired goes, in batches and beside traffic; everything else stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from lumen_api import cli
+from lumen_api.db import Connection
+from lumen_api.repositories import auth_sessions, auth_tokens
+from tests.support import databases
+from tests.support.journeys import HASH, request_link, sign_in
+from tests.support.locks import at_once, held
+from tests.support.mailbox import Mailbox
+from tests.support.rows import add_links, add_sign_ins, add_user
+
+ADA = "ada@example.com"
+
+
+def purge(app: Flask) -> list[str]:
+    """What `flask purge` prints."""
+    result = app.test_cli_runner().invoke(args=["purge"])
+    assert result.exit_code == 0, result.output
+    return [line for line in result.output.splitlines() if not line.startswith("{")]
+
+
+def left(database: str) -> dict[str, int]:
+    """How many rows there are."""
+    tables = ("users", "auth_tokens", "auth_sessions", "sessions")
+    return {table: databases.query(database, f"select count(*) from {table}")[0][0] for table in tables}
+
+
+@pytest.fixture
+def rows(database: str) -> str:
+    """Seven expired and two good ones of each kind."""
+    add_links(database, ADA, good=2, expired=7)
+    add_sign_ins(database, add_user(database, ADA), good=2, expired=7)
+    return database
+
+
+@pytest.mark.usefixtures("rows")
+def test_what_has_expired_is_removed_and_counted(app: Flask, database: str) -> None:
+    assert purge(app) == ["7 expired links removed", "7 expired sign-ins removed"]
+    assert left(database) == {"users": 1, "auth_tokens": 2, "auth_sessions": 2, "sessions": 0}
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_second_purge_finds_nothing(app: Flask, database: str) -> None:
+    purge(app)
+    before = left(database)
+
+    assert purge(app) == ["0 expired links removed", "0 expired sign-ins removed"]
+    assert left(database) == before
+
+
+@pytest.mark.usefixtures("rows")
+def test_what_is_good_still_works_afterwards(app: Flask, mailbox: Mailbox) -> None:
+    signed_in, asked = app.test_client(), app.test_client()
+    sign_in(signed_in, mailbox, ADA)
+    signed_in.post("/v1/sessions/end", json={"session_id": "one", "transcript_hash": HASH})
+    token = request_link(asked, mailbox, "bob@example.com")
+
+    purge(app)
+
+    assert len(signed_in.get("/v1/sessions").get_json()["sessions"]) == 1
+    assert asked.post("/v1/auth/verify", json={"token": token}).status_code == 200
+
+
+def test_users_and_their_sessions_never_expire(app: Flask, mailbox: Mailbox, database: str) -> None:
+    client = app.test_client()
+    sign_in(client, mailbox, ADA)
+    client.post("/v1/sessions/start", json={"session_id": "one"})
+    databases.query(database, "update auth_sessions set created_at = '2026-01-01Z', expires_at = '2026-01-02Z'")
+
+    purge(app)
+
+    assert left(database) == {"users": 1, "auth_tokens": 0, "auth_sessions": 0, "sessions": 1}
+
+
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize(("batch", "sizes"), [(3, [3, 3, 1]), (7, [7, 0]), (8, [7]), (1, [1] * 7 + [0])], ids=str)
+def test_rows_go_batch_by_batch(app: Flask, monkeypatch: pytest.MonkeyPatch, batch: int, sizes: list[int]) -> None:
+    removed: dict[str, list[int]] = {"links": [], "sign-ins": []}
+
+    def counted(purge: Callable[..., int], counts: list[int]) -> Callable[..., int]:
+        def count(conn: Connection, **values: Any) -> int:
+            counts.append(purge(conn, **values))
+            return counts[-1]
+
+        return count
+
+    monkeypatch.setattr(cli, "PURGE_BATCH", batch)
+    monkeypatch.setattr(auth_tokens, "purge", counted(auth_tokens.purge, removed["links"]))
+    monkeypatch.setattr(auth_sessions, "purge", counted(auth_sessions.purge, removed["sign-ins"]))
+
+    purge(app)
+
+    assert removed == {"links": sizes, "sign-ins": sizes}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_locked_rows_are_left_for_the_next_time_and_not_waited_for(
+    app: Flask, rows: str, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(cli, "PURGE_BATCH", batch)
+    expired = "select 1 from {} where expires_at <= now() order by expires_at limit 2 for update"
+    with held(rows, expired.format("auth_tokens")) as links, held(rows, expired.format("auth_sessions")) as sign_ins:
+        # A purge that waits fails: the locks outlast it.
+        beside = purge(app)
+        links.cursor().execute("rollback")
+        sign_ins.cursor().execute("rollback")
+
+    assert beside == ["5 expired links removed", "5 expired sign-ins removed"]
+    assert purge(app) == ["2 expired links removed", "2 expired sign-ins removed"]
+
+
+def test_two_purges_at_once_share_the_work(app: Flask, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_links(database, ADA, expired=60)
+    monkeypatch.setattr(cli, "PURGE_BATCH", 2)
+
+    removed = at_once([partial(cli._purge_all, app.extensions["lumen.db"], auth_tokens.purge)] * 2)
+
+    assert left(database)["auth_tokens"] == 0
+    assert sum(removed) == 60
+
+
+def test_people_who_sign_in_beside_it_lose_nothing(
+    app: Flask, mailbox: Mailbox, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "PURGE_BATCH", 5)
+    user_id = add_user(database, "bob@example.com")
+    clients = [app.test_client() for _ in range(8)]
+    removed = 0
+    with ThreadPoolExecutor(1) as threads:
+        traffic = threads.submit(lambda: [sign_in(client, mailbox, ADA) for client in clients])
+        while not traffic.done():
+            add_links(database, ADA, expired=20)
+            add_sign_ins(database, user_id, expired=20)
+            removed += sum(int(line.split()[0]) for line in purge(app))
+
+    assert len(set(traffic.result())) == 1
+    assert [client.get("/v1/auth/session").status_code for client in clients] == [200] * 8
+    assert removed > 0
+    assert left(database)["auth_sessions"] == 8
