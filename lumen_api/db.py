@@ -11,6 +11,7 @@ connection above its minimum. Why not a `select 1` before use: it doubles the ro
 
 from __future__ import annotations
 
+import functools
 import select
 import threading
 from collections import deque
@@ -43,9 +44,9 @@ class Connection(extensions.connection):
 
     deadline: float | None
 
-    def __init__(self, dsn: str, **kwargs: Any) -> None:
-        """psycopg2 calls it with the connection string, and connects in here."""
-        self.deadline = monotonic() + WORK_WITH_CONNECTION
+    def __init__(self, dsn: str, *, seconds: float, **kwargs: Any) -> None:
+        """psycopg2 calls it with the connection string, and connects in here, for `seconds` at most."""
+        self.deadline = monotonic() + seconds
         super().__init__(dsn, **kwargs)
 
 
@@ -70,6 +71,7 @@ class Database:
         # pgbouncer refuses start-up `options`, so the server's timeouts come from the role (migration 0005).
         parts = {"application_name": "lumen-api", "client_encoding": "UTF8", **parse_dsn(url)}
         self.dsn: str = make_dsn(**parts)
+        self._hosts = _one_per_host(parts)
         self._free_slots = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
 
@@ -109,9 +111,25 @@ class Database:
                 conn.deadline = monotonic() + WORK_WITH_CONNECTION
                 return conn
             conn.close()
-        conn = psycopg2.connect(self.dsn, connection_factory=Connection)
-        conn.autocommit = True
-        return conn
+        return self._connect()
+
+    def _connect(self) -> Connection:
+        # libpq tries the hosts of a URL in turn, but only its blocking connect moves on from one that says nothing.
+        give_up = monotonic() + WORK_WITH_CONNECTION
+        hosts = self._hosts
+        error: Exception = DeadlineExceeded()
+        for tried, host in enumerate(hosts):
+            share = (give_up - monotonic()) / (len(hosts) - tried)
+            try:
+                conn = psycopg2.connect(host, connection_factory=functools.partial(Connection, seconds=share))
+            except (psycopg2.OperationalError, DeadlineExceeded) as failure:
+                error = failure
+            else:
+                self._hosts = hosts[tried:] + hosts[:tried]  # the next connection begins where this one ended
+                conn.autocommit = True
+                conn.deadline = give_up
+                return conn
+        raise error
 
     def _put_back(self, conn: Connection) -> None:
         # Anything but idle is a transaction that an error left open: closing is the cheapest rollback.
@@ -119,6 +137,13 @@ class Database:
             conn.close()
         else:
             self._idle.append(conn)
+
+
+def _one_per_host(parts: dict[str, str]) -> list[str]:
+    hosts, ports = parts.get("host", "").split(","), parts.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    return [make_dsn(**{**parts, "host": host, "port": port}) for host, port in zip(hosts, ports, strict=True)]
 
 
 def _is_quiet(conn: Connection) -> bool:

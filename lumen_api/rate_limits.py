@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hmac
+import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter, RateLimitExceeded
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from lumen_api.errors import RateLimited
@@ -45,7 +47,6 @@ class RateLimits:
             storage_options=_REDIS_OPTIONS if storage_url else {},
             strategy="fixed-window",
             key_prefix="lumen",
-            headers_enabled=True,
             in_memory_fallback_enabled=storage_url is not None,
         )
         self._limiter.init_app(app)
@@ -57,13 +58,35 @@ class RateLimits:
         """Count one request of `subject`. Raises RateLimited when it is above `rule`."""
         g.rate_limit_key = hmac.digest(self._key, f"{rule} {subject}".encode(), "sha256").hex()
         try:
-            self._hits[rule]()
+            try:
+                self._hits[rule]()
+            except RedisError:
+                # Flask-Limiter turns to memory in the first request that misses Redis, and raises in those beside it.
+                self._hits[rule]()
         except RateLimitExceeded:
             raise RateLimited from None
 
     def reachable(self) -> bool:
         """Whether the counters that all workers share can be reached."""
         return bool(self._limiter.storage.check())
+
+    def describe(self, response: Response) -> Response:
+        """`response`, saying how the limit stands that this request was counted against last.
+
+        Not Flask-Limiter's own headers: they say Retry-After on every answer, and 0 in a window's last second.
+        """
+        limit = self._limiter.current_limit
+        if limit:
+            try:
+                remaining, reset_at = limit.remaining, limit.reset_at
+            except RedisError:  # it went away a moment after it had counted
+                remaining, reset_at = 0, int(time.time())
+            response.headers["X-RateLimit-Limit"] = str(limit.limit.amount)
+            response.headers["X-RateLimit-Remaining"] = str(remaining)
+            response.headers["X-RateLimit-Reset"] = str(reset_at)
+            if limit.breached:
+                response.headers["Retry-After"] = str(max(1, int(reset_at - time.time())))
+        return response
 
     def _hit(self, name: str, limits: str) -> Callable[[], None]:
         def hit() -> None:
@@ -74,21 +97,10 @@ class RateLimits:
 
 
 def init_app(app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes) -> None:
-    """Give `app` its counters."""
-
-    # Registered first, so run last.
-    @app.after_request
-    def correct_retry_after(response: Response) -> Response:
-        """Flask-Limiter sets Retry-After on every answer of a limited route, and to 0 in a window's last second."""
-        of_limiter = response.headers.pop("Retry-After", None)
-        error = g.get("error")
-        if isinstance(error, RateLimited):
-            response.headers["Retry-After"] = str(max(1, int(of_limiter or 1)))
-        elif error and error.retry_after:
-            response.headers["Retry-After"] = str(error.retry_after)
-        return response
-
-    app.extensions["lumen.rate_limits"] = RateLimits(app, rules, storage_url=storage_url, key=key)
+    """Give `app` its counters, and its answers the headers that tell of them."""
+    limits = RateLimits(app, rules, storage_url=storage_url, key=key)
+    app.extensions["lumen.rate_limits"] = limits
+    app.after_request(limits.describe)
 
 
 def current() -> RateLimits:

@@ -1,0 +1,23 @@
+"""Programs that Debian has and a wheel has not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+
+
+def path_of(name: str) -> str:
+    """Where the program is; in Debian a user's PATH may lack the folder."""
+    path = shutil.which(name, path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
+    assert path, f"{name} is not installed (make test-full says what to do)"
+    return path
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
