@@ -37,17 +37,16 @@ class Resend:
             "headers": {"Auto-Submitted": "auto-generated"},
         }
         response = self._http.request("POST", self._api, json=body)
-        if response.status == 200:
-            return
-        if response.status in (400, 422) and _blames_recipient(response):
-            raise RecipientRefused
+        match response.status, _json(response):
+            case 200, {"id": str()}:
+                return
+            case 400 | 422, {"name": "validation_error", "message": str(message)} if "`to`" in message:
+                raise RecipientRefused
         raise ResendError
 
 
-def _blames_recipient(response: urllib3.BaseHTTPResponse) -> bool:
-    """True for {"name": "validation_error", "message": "Invalid `to` field. ..."}."""
+def _json(response: urllib3.BaseHTTPResponse) -> object:
     try:
-        error = response.json()
-        return error["name"] == "validation_error" and "`to`" in error["message"]
-    except (ValueError, TypeError, KeyError):
-        return False
+        return response.json()
+    except ValueError:  # something in between has answered, or a part of the answer is missing
+        return None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
+import threading
+from contextlib import suppress
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -33,35 +36,42 @@ class Smtp:
 
     def send(self, mail: Mail) -> None:
         """See Provider.send()."""
-        server = self._connect()
+        server = self._server()
+        # smtplib's timeout is for each read, and a server that drips would keep us for ever.
+        cut = threading.Timer(TIMEOUT, _hang_up, [server])
+        cut.start()
         try:
-            if self._credentials:
-                server.login(*self._credentials)
+            self._connect(server)
             server.send_message(self._message(mail), self._sender_address.addr_spec, [mail.to])
         except smtplib.SMTPRecipientsRefused as error:
-            code, _ = error.recipients[mail.to]
-            # RFC 5321, section 4.2.1: 5yz is for good, and y = 5 is about the receiving mail system. The other
-            # codes, like "530 authentication required", are about us.
-            if 550 <= code <= 559:
+            code, text = error.recipients[mail.to]
+            # RFC 5321, section 4.2.1: 5yz is for good, and y = 5 is about the receiving mail system. Other codes,
+            # like "530 authentication required", are about us, and so is policy (RFC 3463): "554 5.7.1 relay denied".
+            if 550 <= code <= 559 and not text.startswith(b"5.7."):
                 raise RecipientRefused from None
             raise
         finally:
+            cut.cancel()
             server.close()  # and no QUIT: the mail is accepted or not, and its answer would change nothing
 
-    def _connect(self) -> smtplib.SMTP:
+    def _server(self) -> smtplib.SMTP:
         # The name is given because smtplib would ask the DNS for this machine's own.
         ehlo = self._sender_address.domain
         if self._implicit_tls:
-            return smtplib.SMTP_SSL(self._host, self._port, ehlo, timeout=TIMEOUT, context=self._tls)
-        server = smtplib.SMTP(self._host, self._port, ehlo, timeout=TIMEOUT)
-        try:
-            server.ehlo()
-            if server.has_extn("starttls") or not _is_loopback(self._host):
-                server.starttls(context=self._tls)
-        except BaseException:
-            server.close()
-            raise
+            server: smtplib.SMTP = smtplib.SMTP_SSL(local_hostname=ehlo, timeout=TIMEOUT, context=self._tls)
+        else:
+            server = smtplib.SMTP(local_hostname=ehlo, timeout=TIMEOUT)
+        # Whom the certificate must name. smtplib sets it only when it connects in the constructor.
+        server._host = self._host  # type: ignore[attr-defined]  # typeshed does not list it
         return server
+
+    def _connect(self, server: smtplib.SMTP) -> None:
+        server.connect(self._host, self._port)
+        server.ehlo()
+        if not self._implicit_tls and (server.has_extn("starttls") or not _is_loopback(self._host)):
+            server.starttls(context=self._tls)
+        if self._credentials:
+            server.login(*self._credentials)
 
     def _message(self, mail: Mail) -> EmailMessage:
         message = EmailMessage(policy=SMTP)
@@ -74,6 +84,12 @@ class Smtp:
         message.set_content(mail.text)
         message.add_alternative(mail.html, subtype="html")
         return message
+
+
+def _hang_up(server: smtplib.SMTP) -> None:
+    if server.sock:
+        with suppress(OSError):  # it has ended by itself
+            server.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _only_address(sender: str) -> Address:

@@ -31,7 +31,7 @@ class Service:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=self.env, stdout=log, stderr=log
             )
-        eventually(self._serves, within=30)
+        eventually(self.serves, within=30)
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -75,7 +75,8 @@ class Service:
         finally:
             connection.close()
 
-    def _serves(self) -> bool:
+    def serves(self) -> bool:
+        """Whether it answers: a worker listens only once it has loaded the application."""
         assert self.process
         assert self.process.poll() is None, self.log.read_text()
         try:
