@@ -59,7 +59,11 @@ def start(folder: Path) -> str:
     if folder not in _users:
         _users[folder] = (folder / postgres_keeper.USERS_LOCK).open("wb")
         fcntl.flock(_users[folder], fcntl.LOCK_SH)
-        _wait_until_ready(dsn, folder, _start_keeper(folder, socket_folder))
+        try:
+            _wait_until_ready(dsn, folder, _start_keeper(folder, socket_folder))
+        except EmbeddedPostgresError:
+            leave(folder)
+            raise
         atexit.register(leave, folder)
     return dsn
 

@@ -75,8 +75,13 @@ class Cluster:
 
     def start(self, socket_folder: Path, *, log: Path) -> int:
         """Start the server, unless one is running: a keeper that was killed leaves it behind."""
-        if self._control("status") == 0:
-            return 0
+        pid_file = self.data / "postmaster.pid"
+        if pid_file.exists():
+            if self._is_ours(pid_file.read_text().split()[0]):
+                return 0
+            # PostgreSQL would believe a file whose number belongs to a zombie, or to another process by now.
+            pid_file.unlink()
+            (socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
         settings = {**SETTINGS, "unix_socket_directories": str(socket_folder)}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         return self._control("start", "--wait", "--log", log, "-o", options)
@@ -84,6 +89,15 @@ class Cluster:
     def stop(self) -> int:
         """Stop the server, without waiting for its clients."""
         return self._control("stop", "--wait", "--mode=fast") and self._control("stop", "--wait", "--mode=immediate")
+
+    def _is_ours(self, pid: str) -> bool:
+        if sys.platform == "linux":
+            command = Path("/proc", pid, "cmdline")
+            line = command.read_text() if command.exists() else ""
+        else:
+            ps = subprocess.run(["/bin/ps", "-p", pid, "-o", "command="], check=False, capture_output=True, text=True)
+            line = ps.stdout
+        return str(self.data) in line
 
     def _control(self, action: str, *arguments: str | Path) -> int:
         return self._run("pg_ctl", action, "-D", self.data, *arguments)
