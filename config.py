@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from email.headerregistry import Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -128,7 +129,12 @@ def postgres_url(text: str) -> str:
     try:
         if not text.startswith(("postgresql://", "postgres://")):
             raise ValueError
-        parse_dsn(text)
+        parts = parse_dsn(text)
+        ports = parts.get("port", "").split(",")
+        if len(ports) not in (1, len(parts.get("host", "").split(","))):
+            raise ValueError
+        for port in filter(None, ports):
+            integer(1, 65535)(port)
     except (ValueError, psycopg2.Error):
         raise ValueError("must be a URL like postgresql://user:password@host:5432/database") from None
     return text
@@ -172,10 +178,11 @@ def rate_limit(text: str) -> str:
 def email_from(text: str) -> str:
     """address, with a name or without"""
     try:
-        validate_email(text, allow_display_name=True, allow_smtputf8=False, check_deliverability=False)
+        valid = validate_email(text, allow_display_name=True, allow_smtputf8=False, check_deliverability=False)
     except EmailNotValidError:
         raise ValueError("must be an address, like lumen@example.com or Lumen <lumen@example.com>") from None
-    return text
+    # Beyond ASCII a domain could not be sent to every server; the name is encoded in the mail.
+    return str(Address(valid.display_name or "", addr_spec=valid.ascii_email or ""))
 
 
 def cookie_name(text: str) -> str:
@@ -200,8 +207,9 @@ def masked(_: Any) -> str:
     return "****"
 
 
-def url_without_password(value: str) -> str:
-    return re.sub(r"(password=)[^&]+", r"\1****", re.sub(r"(://[^:/@]*:).*@", r"\1****@", value))
+def url_without_credentials(value: str) -> str:
+    # The user too: with some mail providers it is the key.
+    return re.sub(r"(password=)[^&]+", r"\1****", re.sub(r"://.*@", "://****@", value))
 
 
 def plain(value: Any) -> str:
@@ -267,7 +275,7 @@ class Config:
         postgres_url,
         None,
         "PostgreSQL 15 or newer. In development a real PostgreSQL is started under `.lumen/` without it.",
-        show=url_without_password,
+        show=url_without_credentials,
     )
     database_pool_size: int = _setting(
         "DATABASE_POOL_SIZE",
@@ -280,7 +288,7 @@ class Config:
         redis_url,
         None,
         "Redis or Valkey, where all workers count requests together. Without it each worker counts in its own memory.",
-        show=url_without_password,
+        show=url_without_credentials,
     )
     auth_token_secrets: tuple[str, ...] = _setting(
         "AUTH_TOKEN_SECRETS",
@@ -335,7 +343,7 @@ class Config:
         None,
         "Sends mail through SMTP: `smtps://user:password@host:465` (TLS) or `smtp://user:password@host:587` (STARTTLS; "
         "a loopback host may do without).",
-        show=url_without_password,
+        show=url_without_credentials,
     )
     log_level: str = _setting("LOG_LEVEL", log_level, "INFO", "Least severe level that is logged.")
 

@@ -6,21 +6,19 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from time import perf_counter
-from urllib.parse import quote
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from lumen_api import migrations
 from tests.conftest import AppFactory, ServiceFactory
 from tests.support import databases, eventually
 from tests.support.journeys import sign_in
 from tests.support.mailbox import Mailbox
-from tests.support.outages import Server, backends, black_hole, refusal, silence
+from tests.support.outages import Server, backends
 
 # Seconds, from the contract of the pool: waiting for a connection and working with it, together.
 LONGEST_ANSWER = 3.0
@@ -268,38 +266,3 @@ def test_the_service_starts_while_its_database_is_away(serve: ServiceFactory, se
     assert service.call("GET", "/v1/health/ready").status == 503
     server.start()
     assert service.call("GET", "/v1/health/ready").status == 200
-
-
-def two_hosts(server: Server, first_port: int) -> str:
-    """DATABASE_URL with the server as the second of two hosts."""
-    return f"postgresql://lumen@/postgres?host=127.0.0.1,{quote(str(server.socket_folder))}&port={first_port},5432"
-
-
-def test_of_two_hosts_the_second_serves_when_the_first_refuses(make_app: AppFactory, server: Server) -> None:
-    with refusal() as port:
-        client = make_app(DATABASE_URL=two_hosts(server, port)).test_client()
-
-        assert client.post("/v1/auth/request-link", json={"email": "ada@example.com"}).status_code == 200
-        assert migrations.apply(two_hosts(server, port)) == []
-
-
-@pytest.mark.parametrize("nobody", [black_hole, silence], ids=["vanished", "hangs"])
-def test_of_two_hosts_the_second_serves_when_the_first_says_nothing(
-    make_app: AppFactory, server: Server, nobody: Callable[[], AbstractContextManager[int]]
-) -> None:
-    with nobody() as port:
-        app = make_app(DATABASE_URL=two_hosts(server, port))
-        first = timed_link(app)
-        app.extensions["lumen.db"].close()
-        next_connection = timed_link(app)
-
-    assert first < LONGEST_ANSWER
-    assert next_connection < first / 2  # it goes to the second host at once
-
-
-def timed_link(app: Flask) -> float:
-    """How long asking for a link takes."""
-    start = perf_counter()
-    answer = app.test_client().post("/v1/auth/request-link", json={"email": "ada@example.com"})
-    assert answer.status_code == 200
-    return perf_counter() - start
