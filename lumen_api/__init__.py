@@ -12,11 +12,12 @@ migrations      yoyo, on the connection string that the service itself uses
 blueprints/     health  auth  sessions  account: read, ask the repository, decide, answer
 repositories/   one SQL statement a function, and nothing else
 email/          the mail, and its providers: console, smtp, resend
+settings        how a variable's text becomes a value; config.py lists the variables
 observability/  what the process says about itself
 dev/            the embedded PostgreSQL; never imported in production
 cli             `flask db`, `flask purge`, `flask check-config`
 
 Imports point one way: wsgi -> app -> {config, hooks, origins, blueprints, email providers, cli} ->
-{auth, validation, rate_limits, repositories} -> {errors, db, rfc3339, observability}. Repositories know `db`
+{auth, validation, rate_limits, repositories} -> {errors, db, rfc3339, observability, settings}. Repositories know `db`
 alone. Nothing here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
 """

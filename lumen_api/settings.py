@@ -1,0 +1,216 @@
+"""Kinds of settings: how a variable's text becomes a value, and how a value is shown.
+
+A kind is a function from text to value. Its docstring names the type and unit for the README's table, and its
+ValueError goes on from the variable's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from email.headerregistry import Address
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import limits
+import psycopg2
+from email_validator import EmailNotValidError, validate_email
+from psycopg2.extensions import parse_dsn
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    parse.__doc__ = f"one of {', '.join(allowed)}"
+    return parse
+
+
+def log_level(text: str) -> str:
+    """one of DEBUG, INFO, WARNING, ERROR, CRITICAL"""
+    return choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(text.upper())
+
+
+def integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    parse.__doc__ = f"integer, {minimum} to {maximum}"
+    return parse
+
+
+def duration(text: str) -> timedelta:
+    """duration: `90s`, `15m`, `24h` or seconds"""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    seconds = int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0
+    if not 1 <= seconds <= 366 * 86400:
+        raise ValueError("must be a duration of at least a second and at most a year, like 90s, 15m, 24h or 900")
+    return timedelta(seconds=seconds)
+
+
+def web_url(text: str) -> str:
+    """URL, http or https"""
+    # In the form in which a browser sends an origin: lower case, no default port, no slash at the end.
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in ("http", "https") or not url.hostname or not text.isascii() or re.search(r"[\s\\*]", text):
+        raise ValueError("must be an http:// or https:// URL")
+    if url.username is not None or url.password is not None or url.query or url.fragment:
+        raise ValueError("must not hold a user, a query or a fragment")
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    default_port = {"http": 80, "https": 443}[url.scheme]
+    netloc = host if port in (None, default_port) else f"{host}:{port}"
+    return urlunsplit((url.scheme, netloc, url.path.rstrip("/"), "", ""))
+
+
+def origin_of(url: str) -> str:
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """origins, comma-separated"""
+    urls = tuple(web_url(part) for part in _listed(text))
+    if any(urlsplit(url).path for url in urls):
+        raise ValueError("must be origins (scheme, host, port), without a path")
+    return urls
+
+
+def secrets(text: str) -> tuple[str, ...]:
+    """secrets, comma-separated"""
+    return tuple(_listed(text))
+
+
+def _listed(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ValueError("has an empty entry between its commas")
+    return parts
+
+
+def postgres_url(text: str) -> str:
+    """URL, postgresql"""
+    # libpq reads it, and not _url(): it may name several hosts.
+    try:
+        if not text.startswith(("postgresql://", "postgres://")):
+            raise ValueError
+        parts = parse_dsn(text)
+        ports = parts.get("port", "").split(",")
+        if len(ports) not in (1, len(parts.get("host", "").split(","))):
+            raise ValueError
+        for port in filter(None, ports):
+            integer(1, 65535)(port)
+    except (ValueError, psycopg2.Error):
+        raise ValueError("must be a URL like postgresql://user:password@host:5432/database") from None
+    return text
+
+
+def _url(text: str, schemes: tuple[str, ...]) -> str:
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018  (a property that raises on an impossible port)
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in schemes or not (url.hostname or url.scheme.endswith("unix")):
+        raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    return text
+
+
+def redis_url(text: str) -> str:
+    """URL, redis or rediss (TLS)"""
+    # Valkey speaks Redis's protocol, and the redis client is the one that we install.
+    spoken = re.sub(r"^valkey(s?)://", r"redis\1://", text)
+    return _url(spoken, ("redis", "rediss", "redis+unix"))
+
+
+def smtp_url(text: str) -> str:
+    """URL, smtp or smtps (TLS)"""
+    return _url(text, ("smtp", "smtps"))
+
+
+def rate_limit(text: str) -> str:
+    """limits, like `5/minute;20/hour`"""
+    try:
+        # One by one: parse_many() skips over what it cannot read between two limits that it can.
+        for part in text.split(";"):
+            if limits.parse(part).amount < 1:
+                raise ValueError
+    except ValueError:
+        raise ValueError("must be limits like 5/minute;20/hour") from None
+    return text
+
+
+def email_from(text: str) -> str:
+    """address, with a name or without"""
+    try:
+        valid = validate_email(text, allow_display_name=True, allow_smtputf8=False, check_deliverability=False)
+    except EmailNotValidError:
+        raise ValueError("must be an address, like lumen@example.com or Lumen <lumen@example.com>") from None
+    # Beyond ASCII a domain could not be sent to every server; the name is encoded in the mail.
+    return str(Address(valid.display_name or "", addr_spec=valid.ascii_email or ""))
+
+
+def cookie_name(text: str) -> str:
+    """cookie name"""
+    # RFC 6265, section 4.1.1: a cookie's name is an HTTP token.
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", text):
+        raise ValueError("must be a cookie name (RFC 6265)")
+    return text
+
+
+def api_key(text: str) -> str:
+    """API key"""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be printable ASCII without spaces")
+    return text
+
+
+def masked(_: Any) -> str:
+    return "****"
+
+
+def url_without_credentials(value: str) -> str:
+    # The user too: with some mail providers it is the key.
+    return re.sub(r"(password=)[^&]+", r"\1****", re.sub(r"://.*@", "://****@", value))
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{int(value.total_seconds())}s" if isinstance(value, timedelta) else str(value)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one variable. `default` is text, read as the environment's would be; None: not set."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str | None
+    doc: str
+    alias: str | None = None
+    show: Callable[[Any], str] = plain
+
+    @property
+    def type(self) -> str:
+        """What the variable holds, with its unit."""
+        return self.parse.__doc__ or ""
+
+    def read(self, env: Mapping[str, str]) -> Any:
+        given = (env.get(name, "").strip() for name in (self.name, self.alias) if name)
+        value = next((value for value in given if value), self.default)
+        return None if value is None else self.parse(value)
+
+
+def variable(*args: Any, **kwargs: Any) -> Any:
+    """A dataclass field that is read as Setting(*args, **kwargs) says."""
+    known = Setting(*args, **kwargs)
+    return field(repr=known.show is plain, metadata={"setting": known})
