@@ -54,7 +54,7 @@ class ConfigError(click.ClickException):
         width = max(len(name) for name, _ in problems)
         lines = [f"  {name:<{width}}  {problem}" for name, problem in problems]
         super().__init__(
-            "\n".join([render(settings), "", f"the configuration has {len(problems)} problem(s):", *lines])
+            "\n".join([f"the configuration has {len(problems)} problem(s):", *lines, "", render(settings)])
         )
 
 

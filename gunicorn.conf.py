@@ -1,5 +1,6 @@
 """gunicorn's settings. `gunicorn wsgi:app` reads this file by itself; WEB_CONCURRENCY sets the workers (default 1)."""
 
+import signal
 import sys
 
 from config import WORKER_THREADS, Config, ConfigError
@@ -28,6 +29,12 @@ forwarded_allow_ips = ""
 # Our own hook writes the request log; gunicorn's would hold addresses and paths.
 accesslog = None
 logconfig_dict = logging.settings(_config.log_level, env=_config.app_env, readable=_config.development)
+
+
+def post_worker_init(worker):
+    """Let Ctrl-C stop a worker as SIGTERM does: gthread's own handler for it can deadlock with its thread pool."""
+    signal.signal(signal.SIGINT, worker.handle_exit)
+    signal.signal(signal.SIGQUIT, worker.handle_exit)
 
 
 def when_ready(_):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
+import psycopg2
 from flask import Flask
 from flask.cli import AppGroup
 
 from lumen_api import migrations
 from lumen_api.db import Database
+from lumen_api.errors import ApiError
 from lumen_api.repositories import auth_sessions, auth_tokens
 
 PURGE_BATCH = 1000
@@ -22,13 +25,14 @@ def init_app(app: Flask, database: Database, *, configuration: str) -> None:
     @app.cli.command("purge")
     def purge_command() -> None:
         """Remove expired links and sign-ins. Safe beside traffic, and at any time."""
-        for name, purge in (("links", auth_tokens.purge), ("sign-ins", auth_sessions.purge)):
-            click.echo(f"{_purge_all(database, purge)} expired {name} removed")
+        with _readable_errors():
+            for name, purge in (("links", auth_tokens.purge), ("sign-ins", auth_sessions.purge)):
+                click.echo(f"{_purge_all(database, purge)} expired {name} removed")
 
     @app.cli.command("check-config")
     def check_config() -> None:
         """Print the configuration in force, secrets masked. Exits 1 and lists every problem if there are any."""
-        click.echo(configuration)
+        click.echo(f"{configuration}\n\nno problems")
 
 
 def _db(database: Database) -> AppGroup:
@@ -37,24 +41,38 @@ def _db(database: Database) -> AppGroup:
     @group.command("apply")
     def apply() -> None:
         """Apply the migrations that are missing."""
-        for name in migrations.apply(database.dsn):
-            click.echo(f"applied {name}")
+        with _readable_errors():
+            for name in migrations.apply(database.dsn):
+                click.echo(f"applied {name}")
         click.echo("the database is up to date")
 
     @group.command("rollback")
     @click.option("--count", default=1, show_default=True, help="How many migrations to undo.")
     def rollback(count: int) -> None:
         """Undo the last migration."""
-        for name in migrations.rollback(database.dsn, count):
-            click.echo(f"undone {name}")
+        with _readable_errors():
+            for name in migrations.rollback(database.dsn, count):
+                click.echo(f"undone {name}")
 
     @group.command("status")
     def status() -> None:
         """List the migrations."""
-        for name, applied in migrations.status(database.dsn):
-            click.echo(f"{'applied' if applied else 'missing'}  {name}")
+        with _readable_errors():
+            for name, applied in migrations.status(database.dsn):
+                click.echo(f"{'applied' if applied else 'missing'}  {name}")
 
     return group
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Exit 1 with a sentence, and no traceback, when the database is away or refuses."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise click.ClickException(str(error).strip()) from None
+    except ApiError as error:
+        raise click.ClickException(error.message) from None
 
 
 def _purge_all(database: Database, purge: Callable[..., int]) -> int:

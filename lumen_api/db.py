@@ -140,10 +140,11 @@ class Database:
 
 
 def _one_per_host(parts: dict[str, str]) -> list[str]:
-    hosts, ports = parts.get("host", "").split(","), parts.get("port", "").split(",")
-    if len(ports) == 1:
-        ports *= len(hosts)
-    return [make_dsn(**{**parts, "host": host, "port": port}) for host, port in zip(hosts, ports, strict=True)]
+    """A connection string for each host that `parts` lists; one port may stand for all of them."""
+    lists = {name: parts[name].split(",") for name in ("host", "hostaddr", "port") if name in parts}
+    count = max(map(len, lists.values()), default=1)
+    chosen = ({name: values[i % len(values)] for name, values in lists.items()} for i in range(count))
+    return [str(make_dsn(**{**parts, **one})) for one in chosen]
 
 
 def _is_quiet(conn: Connection) -> bool:
@@ -167,8 +168,9 @@ def _as_api_error(error: Exception) -> ApiError | None:
         case psycopg2.DatabaseError(pgcode=None) if type(error) is psycopg2.DatabaseError:
             # After a restart of PostgreSQL a broken connection can surface as this plain class.
             return DatabaseUnavailable()
-        case psycopg2.Error(pgcode=str(code)) if code.startswith(("08", "53", "57P", "58")):
-            # Connection exceptions, too many connections or no room, shutdown, I/O errors.
+        case psycopg2.Error(pgcode=str(code)) if code.startswith(("08", "53", "57P", "58", "42P01", "42703")):
+            # Connection exceptions, too many connections or no room, shutdown, I/O errors; and a missing table or
+            # column: new code on a database that is not migrated yet.
             return DatabaseUnavailable()
     return None
 

@@ -17,6 +17,9 @@ from lumen_api.observability.logging import log_event
 # What a caller may choose for an id: it reaches the logs, so nothing else may pass.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+# RFC 9110 and RFC 5789. Any other word is the caller's own (OpenTelemetry: http.request.method).
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+
 
 def init_app(app: Flask) -> None:
     """Install the pair."""
@@ -44,7 +47,7 @@ def close_request(response: Response) -> Response:
         "request",
         _level(response.status_code, route),
         request_id=g.request_id,
-        method=request.method if request.url_rule else "other",
+        method=request.method if request.method in _METHODS else "_OTHER",
         route=route,
         status=response.status_code,
         latency_ms=round((perf_counter() - g.started) * 1000, 3),

@@ -104,7 +104,7 @@ def postgres_url(text: str) -> str:
             raise ValueError
         parts = parse_dsn(text)
         ports = parts.get("port", "").split(",")
-        if len(ports) not in (1, len(parts.get("host", "").split(","))):
+        if len(ports) not in (1, len(parts.get("hostaddr", parts.get("host", "")).split(","))):
             raise ValueError
         for port in filter(None, ports):
             integer(1, 65535)(port)
@@ -151,11 +151,13 @@ def rate_limit(text: str) -> str:
 def email_from(text: str) -> str:
     """address, with a name or without"""
     try:
-        valid = validate_email(text, allow_display_name=True, allow_smtputf8=False, check_deliverability=False)
+        valid = validate_email(text, allow_display_name=True, check_deliverability=False)
     except EmailNotValidError:
-        raise ValueError("must be an address, like lumen@example.com or Lumen <lumen@example.com>") from None
-    # Beyond ASCII a domain could not be sent to every server; the name is encoded in the mail.
-    return str(Address(valid.display_name or "", addr_spec=valid.ascii_email or ""))
+        valid = None
+    if valid is None or valid.ascii_email is None:
+        raise ValueError("must be an address, like lumen@example.com or Lumen <lumen@example.com>")
+    # The mail's headers encode the name; the address must be ASCII, or not every server would take it.
+    return str(Address(valid.display_name or "", addr_spec=valid.ascii_email))
 
 
 def cookie_name(text: str) -> str:

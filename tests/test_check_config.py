@@ -84,7 +84,8 @@ def test_check_config_prints_what_is_in_force_and_no_secret() -> None:
     done = check_config({**PRODUCTION, **secret, "SMTP_URL": f"smtp://u:{CANARY}@mail.example.com", "PORT": "9000"})
 
     assert (done.returncode, done.stderr) == (0, "")
-    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:])
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:-2])
+    assert done.stdout.endswith("\n\nno problems\n")
     assert shown.keys() == {setting.name for setting in Config.settings().values()}
     assert (shown["PORT"], shown["AUTH_TOKEN_TTL"], shown["AUTH_TOKEN_SECRETS"]) == ("9000", "600s", "****")
     assert "mail.example.com" in shown["SMTP_URL"]
@@ -96,7 +97,8 @@ def test_check_config_lists_every_problem_and_exits_1() -> None:
     done = check_config({"AUTH_TOKEN_SECRETS": CANARY[:20], "RESEND_API_KEY": CANARY, "PORT": "x"})
 
     assert done.returncode == 1
-    listed = done.stderr.partition("problem(s):")[2]
+    assert done.stderr.startswith("Error: the configuration has ")
+    listed = done.stderr.partition("problem(s):")[2].partition("the configuration in force:")[0]
     for name in ("DATABASE_URL", "REDIS_URL", "AUTH_TOKEN_SECRETS", "WEB_ORIGINS", "TRUSTED_PROXY_HOPS", "PORT"):
         assert f"\n  {name} " in listed
     assert CANARY[:20] not in done.stdout + done.stderr

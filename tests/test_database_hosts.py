@@ -107,7 +107,7 @@ def test_migrations_find_the_host_that_serves(database: str) -> None:
         assert migrations.apply(behind(database, port)) == []
 
 
-def test_a_password_for_each_host_is_the_same_user_on_all(make_app: AppFactory, database: str) -> None:
+def test_special_characters_in_a_password_do_not_break_the_list_of_hosts(make_app: AppFactory, database: str) -> None:
     with refusal() as port:
         url = behind(database, port).replace("//lumen@", "//lumen:p%40ss%2Cword%27@")
         timed_link(make_app(DATABASE_URL=url))

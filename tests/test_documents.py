@@ -58,7 +58,8 @@ def test_the_variables_in_the_deploy_guide_are_all_that_production_needs() -> No
     ).stdout
     env = dict(line.split("=", 1) for line in printed.splitlines())
 
-    assert Config.from_env(env).app_env == "production"
+    assert env["AUTH_TOKEN_SECRETS"] == ""  # nobody shall paste ours
+    assert Config.from_env({**env, "AUTH_TOKEN_SECRETS": "x" * 32}).app_env == "production"
     assert set(re.findall(r"(?m)^(\w+)=", block)) <= {setting.name for setting in Config.settings().values()} | {
         "WEB_CONCURRENCY"  # gunicorn's own
     }

@@ -157,11 +157,7 @@ def test_after_kill_9_of_everything_the_next_start_has_the_data(start: Start, sp
     processes.kill(*everything)
     eventually(lambda: nothing_is_left(spare))
 
-    survivor = start(spare)
-
-    assert databases.query(survivor.dsn, "select text from notes") == [("committed",)]
-    survivor.end()
-    eventually(lambda: nothing_is_left(spare))
+    assert databases.query(start(spare).dsn, "select text from notes") == [("committed",)]
 
 
 def test_a_process_that_has_got_a_dead_servers_id_is_not_taken_for_it(
@@ -182,6 +178,12 @@ def test_a_process_that_has_got_a_dead_servers_id_is_not_taken_for_it(
 
     assert databases.query(survivor.dsn, "select 1") == [(1,)]
     assert databases.postmaster(spare) != databases.postmaster(other)
+
+
+def test_a_pid_file_that_a_power_cut_has_emptied_is_no_obstacle(start: Start, spare: Path) -> None:
+    (spare / "postgres" / "data" / "postmaster.pid").touch()
+
+    assert databases.query(start(spare).dsn, "select 1") == [(1,)]
 
 
 def test_after_kill_9_of_the_keeper_the_next_start_adopts_the_server(start: Start, spare: Path) -> None:
@@ -206,11 +208,7 @@ def test_after_kill_9_of_the_server_the_next_start_makes_it_run_again(start: Sta
     processes.kill(databases.postmaster(spare))
     user.end()
 
-    again = start(spare)
-
-    assert databases.query(again.dsn, "select 1") == [(1,)]
-    again.end()
-    eventually(lambda: nothing_is_left(spare))
+    assert databases.query(start(spare).dsn, "select 1") == [(1,)]
 
 
 def test_after_kill_9_in_the_middle_of_initdb_the_next_start_begins_again(start: Start, tmp_path: Path) -> None:
@@ -221,11 +219,7 @@ def test_after_kill_9_in_the_middle_of_initdb_the_next_start_begins_again(start:
     eventually(lambda: nothing_is_left(folder))
     assert not (folder / "postgres" / "data").exists()
 
-    survivor = start(folder)
-
-    assert databases.query(survivor.dsn, "select 1") == [(1,)]
-    survivor.end()
-    eventually(lambda: nothing_is_left(folder))
+    assert databases.query(start(folder).dsn, "select 1") == [(1,)]
 
 
 # --- Folders. ---

@@ -176,7 +176,10 @@ def test_a_sign_in_that_waits_for_another_link_of_its_address_keeps_nobody_from_
         def go_on() -> int:
             eventually(lambda: len(waiting(database)) == 1)
             other_sign_in.cursor().execute(
-                "insert into users (email) values ('ada@example.com') on conflict (email) do update set email = users.email"
+                """
+                insert into users (email) values ('ada@example.com')
+                    on conflict (email) do update set created_at = users.created_at
+                """
             )
             other_sign_in.cursor().execute("commit")
             return 0

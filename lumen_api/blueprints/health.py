@@ -24,14 +24,17 @@ def live() -> ResponseReturnValue:
 
 @bp.get("/ready")
 def ready() -> ResponseReturnValue:
-    """Whether requests can be served. Without Redis they can: limits are then counted by each worker."""
+    """Whether requests can be served: the database is there and migrated.
+
+    Without Redis they can: limits are then counted by each worker.
+    """
     checks = {
         "database": "ok",
         "rate_limits": "ok" if rate_limits.current().reachable() else "degraded",
     }
     try:
         with db.connection() as conn:
-            db.execute(conn, "select 1")
+            db.execute(conn, "select from users, auth_tokens, auth_sessions, sessions limit 0")
     except (Busy, DatabaseUnavailable):
         return envelope(NotReady(), checks={**checks, "database": "unavailable"})
     return {"status": "ok", "checks": checks}

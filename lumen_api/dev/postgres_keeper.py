@@ -77,10 +77,13 @@ class Cluster:
         """Start the server, unless one is running: a keeper that was killed leaves it behind."""
         pid_file = self.data / "postmaster.pid"
         if pid_file.exists():
-            if self._is_ours(pid_file.read_text().split()[0]):
+            pid, _, rest = pid_file.read_text().partition("\n")
+            if pid and self._is_ours(pid):
                 return 0
-            # PostgreSQL would believe a file whose number belongs to a zombie, or to another process by now.
-            pid_file.unlink()
+            # PostgreSQL would believe in a file whose number belongs to a zombie, or to another process by now. The
+            # number of its grandparent, us, it takes for stale; the rest of the file tells it whether a part of the
+            # old server is still at work. An empty file, left by a power cut, it would refuse.
+            pid_file.write_text(f"{os.getpid()}\n{rest}") if rest else pid_file.unlink()
             (socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
         settings = {**SETTINGS, "unix_socket_directories": str(socket_folder)}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())

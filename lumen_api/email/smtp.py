@@ -66,7 +66,9 @@ class Smtp:
         return server
 
     def _connect(self, server: smtplib.SMTP) -> None:
-        server.connect(self._host, self._port)
+        code, text = server.connect(self._host, self._port)
+        if code != 220:
+            raise smtplib.SMTPConnectError(code, text)
         server.ehlo()
         if not self._implicit_tls and (server.has_extn("starttls") or not _is_loopback(self._host)):
             server.starttls(context=self._tls)

