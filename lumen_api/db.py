@@ -144,7 +144,7 @@ def _one_per_host(parts: dict[str, str]) -> list[str]:
     lists = {name: parts[name].split(",") for name in ("host", "hostaddr", "port") if name in parts}
     count = max(map(len, lists.values()), default=1)
     chosen = ({name: values[i % len(values)] for name, values in lists.items()} for i in range(count))
-    return [str(make_dsn(**{**parts, **one})) for one in chosen]
+    return [make_dsn(**(parts | one)) for one in chosen]
 
 
 def _is_quiet(conn: Connection) -> bool:
@@ -168,9 +168,9 @@ def _as_api_error(error: Exception) -> ApiError | None:
         case psycopg2.DatabaseError(pgcode=None) if type(error) is psycopg2.DatabaseError:
             # After a restart of PostgreSQL a broken connection can surface as this plain class.
             return DatabaseUnavailable()
-        case psycopg2.Error(pgcode=str(code)) if code.startswith(("08", "53", "57P", "58", "42P01", "42703")):
-            # Connection exceptions, too many connections or no room, shutdown, I/O errors; and a missing table or
-            # column: new code on a database that is not migrated yet.
+        case psycopg2.Error(pgcode=str(code)) if code.startswith(("08", "53", "57P", "58", "42P01", "42703", "42501")):
+            # Connection exceptions, too many connections or no room, shutdown, I/O errors; and a missing table,
+            # column or grant: new code on a database that is not made ready for it yet.
             return DatabaseUnavailable()
     return None
 

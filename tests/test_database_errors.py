@@ -226,7 +226,7 @@ def test_a_connection_that_is_closed_on_our_side_is_unavailable(pool: Database) 
         ("23503", psycopg2.errors.ForeignKeyViolation),
         ("23505", psycopg2.errors.UniqueViolation),
         ("23514", psycopg2.errors.CheckViolation),
-        ("42501", psycopg2.errors.InsufficientPrivilege),
+        ("42501", DatabaseUnavailable),  # insufficient_privilege
         ("42601", psycopg2.errors.SyntaxError),
         ("42P01", DatabaseUnavailable),  # undefined_table: not migrated yet
         ("42703", DatabaseUnavailable),  # undefined_column

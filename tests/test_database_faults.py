@@ -236,7 +236,8 @@ def test_connections_ended_while_idle_are_not_noticed(app: Flask, client: FlaskC
 
 
 def test_a_server_without_room_is_unavailable_until_there_is_some(make_app: AppFactory, server: Server) -> None:
-    databases.query(server.url, "drop role if exists few; create role few login connection limit 2")
+    databases.query(server.url, "create role few login connection limit 2")
+    databases.query(server.url, "grant all on all tables in schema public to few")
     as_few = server.url.replace("//lumen@", "//few@")
     with ExitStack() as stack:
         for _ in range(2):
