@@ -33,8 +33,9 @@ def redeem(
     `ttl`, and end the one whose cookie came along. All of it, or nothing and False.
 
     Of any number of simultaneous calls exactly one is True. All links of the address are locked, in one order,
-    before any is deleted: without that, two links of one address deadlock. `do update` and not `do nothing`,
-    because a user that another transaction has just made is invisible to a later select.
+    before the user is touched: without the order, or the count that reads `mine` to its end, two links of one address
+    deadlock. `do update` and not `do nothing`, because a user that another transaction has just made is invisible to
+    a later select.
     """
     row = fetch_one(
         conn,
@@ -46,7 +47,7 @@ def redeem(
              order by token_hash
                for update),
         link as (
-            select email from mine where token_hash = %(token_hash)s),
+            select email from mine where token_hash = %(token_hash)s and (select count(*) from mine) > 0),
         gone as (
             delete from auth_tokens t using mine
              where t.token_hash = mine.token_hash and exists (select from link)),
