@@ -39,9 +39,6 @@ _LONGEST_SOCKET_FOLDER = 88
 # The locks that this process holds, by folder: it asks once and keeps it until it ends.
 _users: dict[Path, IO[bytes]] = {}
 
-# The keepers that this process started. They outlive it, so nobody waits for them; Popen warns of forgotten ones.
-_keepers: list[subprocess.Popen[bytes]] = []
-
 
 class EmbeddedPostgresError(Exception):
     """The server does not start; the message says why."""
@@ -60,8 +57,8 @@ def start(folder: Path) -> str:
         _users[folder] = (folder / postgres_keeper.USERS_LOCK).open("wb")
         fcntl.flock(_users[folder], fcntl.LOCK_SH)
         try:
-            _wait_until_ready(dsn, folder, _start_keeper(folder, socket_folder))
-        except EmbeddedPostgresError:
+            _wait_until_ready(dsn, folder, socket_folder)
+        except BaseException:  # Ctrl-C, too
             leave(folder)
             raise
         atexit.register(leave, folder)
@@ -88,32 +85,24 @@ def _socket_folder(folder: Path) -> Path:
     return short
 
 
-def _start_keeper(folder: Path, socket_folder: Path) -> subprocess.Popen[bytes]:
+def _run_keeper(folder: Path, socket_folder: Path) -> bool:
+    """True when the server runs, or when another keeper is starting it. Ours stays behind, on its own."""
     with (folder / "keeper.log").open("ab") as log:
-        keeper = subprocess.Popen(
-            [sys.executable, "-I", postgres_keeper.__file__, str(folder), str(socket_folder), str(binaries())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for us, and not for the one who cleans up after us
-        )
-    _keepers.append(keeper)
-    return keeper
+        command = [sys.executable, "-I", postgres_keeper.__file__, str(folder), str(socket_folder), str(binaries())]
+        # In a session of its own: Ctrl-C is for us, and not for the one who cleans up after us.
+        keeper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    return keeper.wait() == 0
 
 
-def _wait_until_ready(dsn: str, folder: Path, keeper: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(dsn: str, folder: Path, socket_folder: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while True:
+    while _run_keeper(folder, socket_folder) and time.monotonic() < deadline:
         try:
             psycopg2.connect(dsn, connect_timeout=5).close()
             return
         except psycopg2.OperationalError:
-            # A keeper that ends with 0 has found another one at work.
-            if keeper.poll() or time.monotonic() > deadline:
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL does not start: see keeper.log and postgres.log in {folder}"
-                ) from None
-            time.sleep(0.02)
+            time.sleep(0.05)
+    raise EmbeddedPostgresError(f"PostgreSQL does not start: see keeper.log and postgres.log in {folder}")
 
 
 def leave(folder: Path) -> None:

@@ -27,7 +27,10 @@ SETTINGS = {
 
 
 def main(folder: Path, socket_folder: Path, binaries: Path) -> int:
-    """0 when the server was stopped, or when another keeper is at work; anything else when it cannot be started."""
+    """0 when the server runs, or when another keeper is at work; anything else when it cannot be started.
+
+    Who called hears that, and a child process stays behind as the keeper. It inherits the lock.
+    """
     os.umask(0o077)
     server = (folder / SERVER_LOCK).open("wb")
     try:
@@ -37,6 +40,8 @@ def main(folder: Path, socket_folder: Path, binaries: Path) -> int:
     cluster = Cluster(folder / "postgres", binaries)
     if failed := cluster.create() or cluster.start(socket_folder, log=folder / "postgres.log"):
         return failed
+    if os.fork():
+        return 0
     users = (folder / USERS_LOCK).open("wb")
     fcntl.flock(users, fcntl.LOCK_EX)  # until the last process that used the server has ended, however it did
     stopped = cluster.stop()
