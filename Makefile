@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 .PHONY: help run test test-full programs lint lock docs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another port) with a PostgreSQL of its own
 	@APP_ENV=development exec $(BIN)/flask run

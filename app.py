@@ -5,9 +5,11 @@ What is imported inside a function is for development alone; production has not 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import click
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from config import WORKER_THREADS, Config, render
 from lumen_api import auth, cli, db, errors, hooks, migrations, origins, rate_limits, validation
@@ -30,15 +32,11 @@ class Json(DefaultJSONProvider):
 
 def create_app(config: Config | None = None) -> Flask:
     """The service, as a WSGI application. Raises ConfigError when the environment cannot be served from."""
-    config = config or Config.from_env()
+    config = config or _config()
     logging.configure(config.log_level, env=config.app_env, readable=config.development)
     app = Flask("lumen_api", static_folder=None)
     app.json = Json(app)
     app.url_map.merge_slashes = False  # an address is right or it is unknown: no redirects
-    if config.trusted_proxy_hops:
-        # Only the client's address: scheme, host and prefix are the configuration's to say.
-        proxied = ProxyFix(app.wsgi_app, x_for=config.trusted_proxy_hops, x_proto=0, x_host=0, x_port=0, x_prefix=0)
-        app.wsgi_app = proxied  # type: ignore[method-assign]  # Flask's documented way to add WSGI middleware
 
     # In the order in which a request meets them.
     hooks.init_app(app)
@@ -49,6 +47,7 @@ def create_app(config: Config | None = None) -> Flask:
         app,
         config.rate_limits,
         storage_url=config.redis_url,
+        proxy_hops=config.trusted_proxy_hops or 0,
         key=auth.derive_key(config.auth_token_secrets[0], "rate limits"),
     )
     _init_auth(app, config)
@@ -65,6 +64,15 @@ def create_app(config: Config | None = None) -> Flask:
 
         welcome.greet_flask_run(config.port)
     return app
+
+
+def _config() -> Config:
+    """The environment's; the port of `flask run --port` wins, because links and origins name it."""
+    config = Config.from_env()
+    context = click.get_current_context(silent=True)
+    if context and context.info_name == "run":
+        return replace(config, port=context.params["port"])
+    return config
 
 
 def _init_auth(app: Flask, config: Config) -> None:

@@ -239,6 +239,8 @@ class Config:
         return Path(__file__).parent / ".lumen" if self.development and not self.database_url else None
 
     def _problems(self, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        if self.development and (self.auth_cookie_name or "").startswith(("__Host-", "__Secure-")):
+            yield "AUTH_COOKIE_NAME", "promises a Secure cookie, which browsers drop on plain http"
         if self.resend_api_key and self.smtp_url:
             yield "SMTP_URL", "is set beside RESEND_API_KEY: choose one mail provider"
         if not self.development:

@@ -16,8 +16,9 @@ worker_class = "gthread"
 threads = WORKER_THREADS
 # Without it the kernel hands the connections to one worker far more often than to the other (32 of 32 was seen).
 reuse_port = True
-# Seconds. A worker that is stuck for `timeout` is replaced; one that is told to stop has `graceful_timeout` for
-# the requests that it has accepted, less than the 30 s that a PaaS waits before it kills.
+# Seconds. A worker whose main loop is stuck for `timeout` is replaced (a slow client does not count: docs/deploy.md);
+# one that is told to stop has `graceful_timeout` for the requests that it has accepted, less than the 30 s that a PaaS
+# waits before it kills.
 timeout = 30
 graceful_timeout = 20
 # Above the idle timeout of the balancers in front, which would otherwise reuse a connection that we are closing.

@@ -54,15 +54,16 @@ class TokenSigner:
         """A token that nobody has seen."""
         signer, digest_key = self._keys[0]
         random = secrets.token_urlsafe(32).encode()
-        return Token(signer.sign(random).decode(), _digest(digest_key, random))
+        return Token(signer.sign(random).decode(), hmac.digest(digest_key, random, "sha256"))
 
     def digest(self, text: str) -> bytes | None:
         """What the database knows the token by, or None if no secret of ours has signed it for this purpose."""
-        random, _, _ = text.encode(errors="replace").rpartition(b".")
+        token = text.encode(errors="replace")
+        random, _, _ = token.rpartition(b".")
         for signer, digest_key in self._keys:
             # Not unsign(): it takes other spellings of a signature as well, and a token has one.
-            if hmac.compare_digest(signer.sign(random), text.encode(errors="replace")):
-                return _digest(digest_key, random)
+            if hmac.compare_digest(signer.sign(random), token):
+                return hmac.digest(digest_key, random, "sha256")
         return None
 
 
@@ -74,10 +75,6 @@ def _signer(secret: str, purpose: str) -> itsdangerous.Signer:
 def derive_key(secret: str, use: str) -> bytes:
     """A key for one use, from which nobody learns the secret or the key of another use."""
     return hmac.digest(secret.encode(), f"lumen {use}".encode(), "sha256")
-
-
-def _digest(key: bytes, message: bytes) -> bytes:
-    return hmac.digest(key, message, "sha256")
 
 
 @dataclass(frozen=True)
@@ -137,20 +134,20 @@ class SessionCookie:
 
 def init_app(app: Flask, *, links: MagicLinks, cookie: SessionCookie) -> None:
     """Make `links` and `cookie` the current app's."""
-    app.extensions["lumen.auth"] = (links, cookie)
+    app.extensions["lumen.magic_links"], app.extensions["lumen.session_cookie"] = links, cookie
     # The only foreign keys point to users: a row that cannot be written is one of an account deleted a moment ago.
     app.register_error_handler(ForeignKeyViolation, _account_is_gone)
 
 
 def magic_links() -> MagicLinks:
     """The current app's."""
-    links: MagicLinks = current_app.extensions["lumen.auth"][0]
+    links: MagicLinks = current_app.extensions["lumen.magic_links"]
     return links
 
 
 def session_cookie() -> SessionCookie:
     """The current app's."""
-    cookie: SessionCookie = current_app.extensions["lumen.auth"][1]
+    cookie: SessionCookie = current_app.extensions["lumen.session_cookie"]
     return cookie
 
 

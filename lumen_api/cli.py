@@ -11,7 +11,7 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from lumen_api import migrations
-from lumen_api.db import Database
+from lumen_api.db import Database, DeadlineExceeded
 from lumen_api.errors import ApiError
 from lumen_api.repositories import auth_sessions, auth_tokens
 
@@ -71,6 +71,8 @@ def _readable_errors() -> Iterator[None]:
         yield
     except psycopg2.Error as error:
         raise click.ClickException(str(error).strip()) from None
+    except DeadlineExceeded:
+        raise click.ClickException("the database does not answer") from None
     except ApiError as error:
         raise click.ClickException(error.message) from None
 

@@ -85,7 +85,13 @@ class Database:
             conn = self._checkout()
             yield conn
         except (psycopg2.Error, DeadlineExceeded) as error:
-            raise _as_api_error(error) or error from error
+            answer = _as_api_error(error)
+            if answer is None:
+                raise
+            if conn is not None and isinstance(answer, DatabaseUnavailable):
+                # It may still answer: a primary that became a standby does, and would for as long as we kept it.
+                conn.close()
+            raise answer from error
         finally:
             if conn is not None:
                 self._put_back(conn)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +21,11 @@ from yoyo import default_migration_table, read_migrations
 from yoyo.backends.core.postgresql import PostgresqlBackend
 from yoyo.migrations import MigrationList
 
+from lumen_api.db import Connection
+
 DIRECTORY = Path(__file__).parent.parent / "migrations"
+
+CONNECT_TIMEOUT = 10.0  # seconds
 
 # Any number, but always the same: whoever holds this advisory lock migrates.
 _LOCK_KEY = 0x4C756D656E
@@ -32,7 +37,7 @@ class Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo is not typed
     _is_locked: bool
 
     def connect(self, dsn: str) -> Any:
-        conn = self.driver.connect(dsn)
+        conn = _connect(dsn)
         conn.autocommit = True
         return conn
 
@@ -73,7 +78,7 @@ class Backend(PostgresqlBackend):  # type: ignore[misc]  # yoyo is not typed
         if self._is_locked:
             yield
             return
-        holder = psycopg2.connect(self.uri)
+        holder = _connect(self.uri)
         try:
             with holder.cursor() as cursor:
                 cursor.execute("set local statement_timeout = 0")
@@ -119,6 +124,13 @@ def status(dsn: str) -> list[tuple[str, bool]]:
     with _backend(dsn) as backend:
         done = set(backend.get_applied_migration_hashes())
         return [(migration.id, migration.hash in done) for migration in _migrations()]
+
+
+def _connect(dsn: str) -> Connection:
+    """A connection that is made soon or never, and may then take its time."""
+    conn = psycopg2.connect(dsn, connection_factory=partial(Connection, seconds=CONNECT_TIMEOUT))
+    conn.deadline = None
+    return conn
 
 
 def _backend(dsn: str) -> Backend:

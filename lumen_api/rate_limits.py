@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hmac
+import math
 import time
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -22,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from lumen_api.errors import RateLimited
+from lumen_api.errors import Busy, RateLimited
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,9 +39,12 @@ _REDIS_OPTIONS: dict[str, Any] = {
 class RateLimits:
     """The counters of one app. Never a module's global: that would keep the settings of the first app."""
 
-    def __init__(self, app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes) -> None:
+    def __init__(
+        self, app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes, proxy_hops: int
+    ) -> None:
         """`rules`: limits by name. `storage_url`: Redis, or None to count in memory. `key`: hashes the subjects."""
         self._key = key
+        self._proxy_hops = proxy_hops
         self._limiter = Limiter(
             lambda: str(g.rate_limit_key),
             storage_uri=storage_url or "memory://",
@@ -65,6 +69,15 @@ class RateLimits:
                 self._hits[rule]()
         except RateLimitExceeded:
             raise RateLimited from None
+        except RedisError as error:
+            raise Busy from error
+
+    def client_network(self) -> str:
+        """Whom the request's IP address stands for: the peer's, or the one that the outermost trusted proxy saw."""
+        # Not Werkzeug's ProxyFix: a quotation mark that a caller writes in front of the list makes it see no list.
+        forwarded = request.headers.get("X-Forwarded-For", "").split(",")
+        named = forwarded[-self._proxy_hops] if 0 < self._proxy_hops <= len(forwarded) else ""
+        return network_of(named.strip() or request.remote_addr)
 
     def reachable(self) -> bool:
         """Whether the counters that all workers share can be reached."""
@@ -85,7 +98,8 @@ class RateLimits:
             response.headers["X-RateLimit-Remaining"] = str(remaining)
             response.headers["X-RateLimit-Reset"] = str(reset_at)
             if limit.breached:
-                response.headers["Retry-After"] = str(max(1, int(reset_at - time.time())))
+                wait = math.ceil(reset_at - time.time())
+                response.headers["Retry-After"] = str(min(max(1, wait), limit.limit.get_expiry()))
         return response
 
     def _hit(self, name: str, limits: str) -> Callable[[], None]:
@@ -96,9 +110,9 @@ class RateLimits:
         return self._limiter.shared_limit(limits, scope=name)(hit)
 
 
-def init_app(app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes) -> None:
+def init_app(app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes, proxy_hops: int) -> None:
     """Give `app` its counters, and its answers the headers that tell of them."""
-    limits = RateLimits(app, rules, storage_url=storage_url, key=key)
+    limits = RateLimits(app, rules, storage_url=storage_url, key=key, proxy_hops=proxy_hops)
     app.extensions["lumen.rate_limits"] = limits
     app.after_request(limits.describe)
 
@@ -115,7 +129,7 @@ def limited_by_ip(rule: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-            current().hit(rule, network_of(request.remote_addr))
+            current().hit(rule, current().client_network())
             return view(*args, **kwargs)
 
         return limited

@@ -54,19 +54,24 @@ def duration(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]+")
+
+
 def web_url(text: str) -> str:
     """URL, http or https"""
     # In the form in which a browser sends an origin: lower case, no default port, no slash at the end.
     try:
         url = urlsplit(text)
-        port = url.port
+        host, port = url.hostname or "", url.port
     except ValueError:
         raise ValueError("is not a URL") from None
-    if url.scheme not in ("http", "https") or not url.hostname or not text.isascii() or re.search(r"[\s\\*]", text):
+    if url.scheme not in ("http", "https") or not _HOST.fullmatch(host) or port == 0:
         raise ValueError("must be an http:// or https:// URL")
+    if not re.fullmatch(r"[!-~]*", text) or re.search(r'[\\"<>`*;,]', text):
+        raise ValueError("holds a character that no URL has")
     if url.username is not None or url.password is not None or url.query or url.fragment:
         raise ValueError("must not hold a user, a query or a fragment")
-    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    host = f"[{host}]" if ":" in host else host
     default_port = {"http": 80, "https": 443}[url.scheme]
     netloc = host if port in (None, default_port) else f"{host}:{port}"
     return urlunsplit((url.scheme, netloc, url.path.rstrip("/"), "", ""))
@@ -86,6 +91,8 @@ def origins(text: str) -> tuple[str, ...]:
 
 def secrets(text: str) -> tuple[str, ...]:
     """secrets, comma-separated"""
+    if not text.isprintable():
+        raise ValueError("holds a character that cannot be printed")
     return tuple(_listed(text))
 
 
@@ -116,10 +123,10 @@ def postgres_url(text: str) -> str:
 def _url(text: str, schemes: tuple[str, ...]) -> str:
     try:
         url = urlsplit(text)
-        url.port  # noqa: B018  (a property that raises on an impossible port)
+        port = url.port
     except ValueError:
         raise ValueError("is not a URL") from None
-    if url.scheme not in schemes or not (url.hostname or url.scheme.endswith("unix")):
+    if port == 0 or url.scheme not in schemes or not (url.hostname or url.scheme.endswith("unix")):
         raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     return text
 
@@ -128,20 +135,29 @@ def redis_url(text: str) -> str:
     """URL, redis or rediss (TLS)"""
     # Valkey speaks Redis's protocol, and the redis client is the one that we install.
     spoken = re.sub(r"^valkey(s?)://", r"redis\1://", text)
-    return _url(spoken, ("redis", "rediss", "redis+unix"))
+    url = urlsplit(_url(spoken, ("redis", "rediss", "redis+unix")))
+    # redis-py takes what it cannot read for database 0, and options in the URL win over our timeouts.
+    if url.scheme != "redis+unix" and not re.fullmatch(r"(/[0-9]{0,5})?", url.path):
+        raise ValueError("must end with the number of a database, like redis://host:6379/0")
+    if re.search("timeout|retry", url.query):
+        raise ValueError("must not set timeouts or retries: they are part of how limits fall back to memory")
+    return spoken
 
 
 def smtp_url(text: str) -> str:
     """URL, smtp or smtps (TLS)"""
-    return _url(text, ("smtp", "smtps"))
+    url = urlsplit(_url(text, ("smtp", "smtps")))
+    if url.path.strip("/") or url.query or url.fragment:
+        raise ValueError("must not go on after the port")
+    return text
 
 
 def rate_limit(text: str) -> str:
     """limits, like `5/minute;20/hour`"""
     try:
-        # One by one: parse_many() skips over what it cannot read between two limits that it can.
-        for part in text.split(";"):
-            if limits.parse(part).amount < 1:
+        # One by one: parse_many() skips over what it cannot read between two limits that it can, and over zeros.
+        for part in re.split("[;,|]", text):
+            if limits.parse(part).amount < 1 or re.search(r"\b0+\b", part):
                 raise ValueError
     except ValueError:
         raise ValueError("must be limits like 5/minute;20/hour") from None

@@ -28,6 +28,11 @@ AppFactory = Callable[..., Flask]
 ServiceFactory = Callable[..., Service]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half of the time the tests wait for timeouts and processes."""
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_authorities(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Reading the system's 150 certificate authorities takes 20 ms for every app; no test needs one of them."""

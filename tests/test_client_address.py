@@ -6,6 +6,7 @@ import pytest
 from flask import request
 from werkzeug.test import TestResponse
 
+from lumen_api import rate_limits
 from lumen_api.rate_limits import network_of
 from tests.conftest import AppFactory, ServiceFactory
 from tests.support.mailbox import Mailbox, text_of
@@ -78,11 +79,11 @@ def test_what_is_no_address_is_counted_together(garbage: str | None) -> None:
     assert network_of(garbage) == "unknown"
 
 
-def remote_addr(make_app: AppFactory, hops: int, *forwarded: str) -> str | None:
+def client_network(make_app: AppFactory, hops: int, *forwarded: str) -> str:
     """What the service takes the client's address for. Each of `forwarded` is one header."""
     app = make_app(TRUSTED_PROXY_HOPS=str(hops))
-    seen: list[str | None] = []
-    app.before_request(lambda: seen.append(request.remote_addr))
+    seen: list[str] = []
+    app.before_request(lambda: seen.append(rate_limits.current().client_network()))
     headers = [(FORWARDED, value) for value in forwarded]
     app.test_client().get("/v1/health", headers=headers, environ_base={"REMOTE_ADDR": PROXY})
     return seen[0]
@@ -101,6 +102,9 @@ def remote_addr(make_app: AppFactory, hops: int, *forwarded: str) -> str | None:
         (2, [CLIENT + ", 192.0.2.11"], CLIENT),
         (2, ["198.51.100.1, " + CLIENT + ", 192.0.2.11"], CLIENT),
         (2, ["198.51.100.1", CLIENT, "192.0.2.11"], CLIENT),
+        (1, ['x", ' + CLIENT], CLIENT),  # a quotation mark makes no string of the list
+        (1, ['"' + CLIENT], "unknown"),
+        (1, ["198.51.100.1,"], PROXY),
         (2, [CLIENT], PROXY),
         (2, [], PROXY),
         (10, ["198.51.100.1, 198.51.100.2"], PROXY),
@@ -109,7 +113,7 @@ def remote_addr(make_app: AppFactory, hops: int, *forwarded: str) -> str | None:
 def test_the_client_is_the_nth_address_from_the_right(
     make_app: AppFactory, hops: int, forwarded: list[str], address: str
 ) -> None:
-    assert remote_addr(make_app, hops, *forwarded) == address
+    assert client_network(make_app, hops, *forwarded) == address
 
 
 def verify(make_app: AppFactory, hops: int, *forwarded: str) -> list[TestResponse]:

@@ -90,7 +90,7 @@ def test_a_dump_holds_no_token_and_no_cookie_in_any_form(credentials: list[str],
 
 
 def test_a_dump_holds_the_digests_of_what_is_good(app: Flask, credentials: list[str], database: str) -> None:
-    links, cookie = app.extensions["lumen.auth"]
+    links, cookie = app.extensions["lumen.magic_links"], app.extensions["lumen.session_cookie"]
     text = dump(database)
 
     good = [digest.hex() for digest in map(links.tokens.digest, credentials) if digest and digest.hex() in text]

@@ -6,12 +6,14 @@ import os
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Barrier, Event, Lock, Thread
 from time import perf_counter
 
 import pytest
+from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
 
 from lumen_api.db import Database, fetch_one
 from lumen_api.errors import Busy, DatabaseUnavailable
@@ -46,6 +48,22 @@ def test_nothing_is_connected_before_it_is_needed(database: str) -> None:
 def test_a_connection_is_used_again(pool: Database, database: str) -> None:
     assert len({backend(pool) for _ in range(5)}) == 1
     assert len(backends(database)) == 1
+
+
+def test_a_connection_that_became_read_only_is_not_kept(pool: Database, database: str) -> None:
+    # A primary that was made a standby keeps its connections, and answers on them.
+    name = sql.Identifier(parse_dsn(database)["dbname"])
+    conn = databases.connect(database)
+    with closing(conn), conn.cursor() as cursor:
+        cursor.execute(sql.SQL("alter database {} set default_transaction_read_only = on").format(name))
+        try:
+            with pytest.raises(DatabaseUnavailable):
+                run(pool.connection(), INSERT)
+        finally:
+            cursor.execute("set default_transaction_read_only = off")
+            cursor.execute(sql.SQL("alter database {} reset default_transaction_read_only").format(name))
+
+    run(pool.connection(), INSERT)
 
 
 def test_a_connection_that_was_idle_for_long_has_its_whole_time_again(make_pool: PoolFactory) -> None:
@@ -225,7 +243,7 @@ def test_no_socket_is_left_open(make_pool: PoolFactory, database: str) -> None:
         terminate(database, backend(pool))
     pool.close()
 
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_close_ends_the_idle_connections_and_the_pool_goes_on(pool: Database, database: str) -> None:

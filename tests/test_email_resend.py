@@ -40,7 +40,7 @@ def app_on(make_app: AppFactory) -> Iterator[AppOn]:
         app = make_app(SMTP_URL="", RESEND_API_KEY=key)
         provider = Resend(key, sender=sender, api=url)
         providers.append(provider)
-        ttl = app.extensions["lumen.auth"][0].ttl
+        ttl = app.extensions["lumen.magic_links"].ttl
         mail.init_app(app, mail.Mailer(provider, link_ttl=ttl, at_once=WORKER_THREADS // 2))
         return app
 

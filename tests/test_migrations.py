@@ -15,6 +15,7 @@ from psycopg2.extensions import parse_dsn
 from lumen_api import migrations
 from tests.conftest import AppFactory
 from tests.support.migrating import FILES, NAMES, add, applied, dump, empty_database, log, role_settings, tables
+from tests.support.outages import black_hole
 
 
 @pytest.fixture
@@ -131,6 +132,15 @@ def test_flask_db_applies_lists_and_undoes(empty: str, make_app: AppFactory) -> 
     assert flask_db(app, "status") == [f"applied  {name}" for name in NAMES]
     assert flask_db(app, "rollback", "--count", "2") == [f"undone {name}" for name in NAMES[:-3:-1]]
     assert flask_db(app, "apply") == [*(f"applied {name}" for name in NAMES[-2:]), "the database is up to date"]
+
+
+def test_a_host_that_says_nothing_fails_the_release(make_app: AppFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "CONNECT_TIMEOUT", 0.2)
+    with black_hole() as port:
+        app = make_app(DATABASE_URL=f"postgresql://lumen@127.0.0.1:{port}/lumen")
+        result = app.test_cli_runner().invoke(args=["db", "apply"])
+
+    assert (result.exit_code, result.output) == (1, "Error: the database does not answer\n")
 
 
 def test_a_database_that_is_away_fails_the_release(make_app: AppFactory, tmp_path: Path) -> None:

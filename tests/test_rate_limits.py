@@ -217,6 +217,16 @@ def test_retry_after_is_within_the_window_that_is_full(limited: ClientFactory, l
     assert 1 <= int(refused[-1].headers["Retry-After"]) <= window
 
 
+def test_who_waits_as_long_as_retry_after_says_waits_until_the_reset(limited: ClientFactory) -> None:
+    client = limited(VERIFY_PER_IP="1/hour")
+    verify(client)
+
+    for _ in range(20):
+        refused = verify(client)
+        # X-RateLimit-Reset is a second late at most, for it is a whole one.
+        assert time() + int(refused.headers["Retry-After"]) >= int(refused.headers["X-RateLimit-Reset"]) - 1
+
+
 def test_limited_routes_say_how_much_is_left(limited: ClientFactory) -> None:
     client = limited(VERIFY_PER_IP="2/hour")
     now = time()

@@ -166,7 +166,7 @@ def test_a_sign_in_that_waits_for_another_link_of_its_address_keeps_nobody_from_
     # The other link's sign-in may not have seen this link: it locks its own, and then the user.
     if known:
         add_user(database)
-    links, _ = app.extensions["lumen.auth"]
+    links = app.extensions["lumen.magic_links"]
     tokens = sorted((new_link(app) for _ in range(2)), key=links.tokens.digest)
     mine, other = tokens[position], tokens[1 - position]
     with held(

@@ -16,7 +16,9 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from flask.cli import run_command
 
+from app import create_app
 from tests.support import ROOT, databases, eventually, free_port, processes
 
 FLASK_RUN = ("-m", "flask", "run")
@@ -255,3 +257,14 @@ def listening_on(port: int) -> set[str]:
     ]  # fmt: skip
     listening = "0A"
     return {row[1].partition(":")[0] for row in rows if row[3] == listening and row[1].endswith(f":{port:04X}")}
+
+
+def test_the_port_of_the_command_line_is_the_one_in_links(monkeypatch: pytest.MonkeyPatch, database: str) -> None:
+    for name, value in {"APP_ENV": "development", "DATABASE_URL": database, "PORT": "8080"}.items():
+        monkeypatch.setenv(name, value)
+
+    with run_command.make_context("run", ["--port", "8396"]):
+        app = create_app()
+
+    app.extensions["lumen.db"].close()
+    assert app.extensions["lumen.magic_links"].base_url == "http://localhost:8396"

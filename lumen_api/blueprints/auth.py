@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from flask import Blueprint, g, jsonify
 from flask.typing import ResponseReturnValue
 
 from lumen_api import db, rate_limits, rfc3339, validation
 from lumen_api.auth import InvalidToken, magic_links, session_cookie, signed_in
 from lumen_api.email import EmailUnavailable, RecipientRefused, mailer
+from lumen_api.errors import Busy, DatabaseUnavailable
 from lumen_api.observability.logging import log_event
 from lumen_api.rate_limits import limited_by_ip
 from lumen_api.repositories import auth_sessions, auth_tokens
@@ -30,7 +33,8 @@ def request_link() -> ResponseReturnValue:
         mailer().send_link(to=email, url=url)
     except (RecipientRefused, EmailUnavailable) as error:
         log_event("auth_request", outcome=error.outcome)
-        with db.connection() as conn:
+        # With the database away the row stays until it expires; nobody has its token.
+        with suppress(Busy, DatabaseUnavailable), db.connection() as conn:
             auth_tokens.delete(conn, token_hash=token.digest)
         if isinstance(error, EmailUnavailable):
             raise

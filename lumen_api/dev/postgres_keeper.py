@@ -8,6 +8,7 @@ started from.
 
 import fcntl
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,8 @@ class Cluster:
         if os.geteuid() == 0:
             # PostgreSQL refuses to run as root. "nobody" may not pass through the folders above ours, and to open
             # them would be rude: so it gets the one capability that lets it pass.
-            self.prefix = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+            nobody = pwd.getpwnam("nobody")
+            self.prefix = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
             self.prefix += ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--"]
 
     def create(self) -> int:
@@ -70,7 +72,8 @@ class Cluster:
             return 0
         self.folder.mkdir(exist_ok=True)
         if self.prefix:
-            shutil.chown(self.folder, "nobody", "nogroup")
+            nobody = pwd.getpwnam("nobody")
+            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         failed = self._run("initdb", "-D", new, "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-locale")
