@@ -61,16 +61,20 @@ class RateLimits:
     def hit(self, rule: str, subject: str) -> None:
         """Count one request of `subject`. Raises RateLimited when it is above `rule`."""
         g.rate_limit_key = hmac.digest(self._key, f"{rule} {subject}".encode(), "sha256").hex()
-        try:
+        error: Exception | None = None
+        for _ in range(3):
             try:
                 self._hits[rule]()
-            except RedisError:
-                # Flask-Limiter turns to memory in the first request that misses Redis, and raises in those beside it.
-                self._hits[rule]()
-        except RateLimitExceeded:
-            raise RateLimited from None
-        except RedisError as error:
-            raise Busy from error
+            except RateLimitExceeded:
+                raise RateLimited from None
+            except (RedisError, RuntimeError) as failure:
+                # Nothing was counted. RedisError: Flask-Limiter turns to memory in the first request that misses
+                # Redis, and raises in those beside it. RuntimeError: limits' memory storage (5.8) starts one timer
+                # from two threads now and then.
+                error = failure
+            else:
+                return
+        raise Busy from error
 
     def client_network(self) -> str:
         """Whom the request's IP address stands for: the peer's, or the one that the outermost trusted proxy saw."""

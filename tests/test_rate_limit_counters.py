@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
 from urllib.parse import quote
 
 import pytest
@@ -130,7 +132,7 @@ def test_keys_hold_neither_address_nor_ip_nor_user_id(make_app: AppFactory, valk
     keys = valkey.keys()
 
     assert len(keys) == 4
-    secrets = ("ada@example.com", "ada", "example.com", IP, "203.0.113", user_id, user_id.partition("-")[0])
+    secrets = ("ada@example.com", "ada@", "example.com", IP, "203.0.113", user_id, user_id.partition("-")[0])
     for secret in secrets:
         assert not [key for key in keys for spelling in spellings(secret) if spelling in key], secret
 
@@ -200,3 +202,22 @@ def test_when_the_window_has_ended_requests_pass_again(make_app: AppFactory, val
     eventually(lambda: not valkey.keys())
 
     assert verify(client).status_code == 401
+
+
+def test_a_count_that_fails_in_memory_is_made_once_more(make_app: AppFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In limits 5.8 two threads now and then start the memory storage's timer together, and one of them hears this.
+    client = make_app(RATE_LIMIT_VERIFY_PER_IP="2/hour").test_client()
+    failures = [RuntimeError("threads can only be started once")]
+    start = Timer.start
+
+    def start_or_fail(timer: Timer) -> None:
+        if failures:
+            raise failures.pop()
+        start(timer)
+
+    monkeypatch.setattr(Timer, "start", start_or_fail)
+    eventually(lambda: not any(isinstance(thread, Timer) for thread in threading.enumerate()))
+    answers = [client.post("/v1/auth/verify", json={"token": "nonsense"}) for _ in range(3)]
+
+    assert failures == []
+    assert [answer.status_code for answer in answers] == [401, 401, 429]
