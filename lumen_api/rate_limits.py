@@ -68,9 +68,9 @@ class RateLimits:
             except RateLimitExceeded:
                 raise RateLimited from None
             except (RedisError, RuntimeError) as failure:
-                # Nothing was counted. RedisError: Flask-Limiter turns to memory in the first request that misses
-                # Redis, and raises in those beside it. RuntimeError: limits' memory storage (5.8) starts one timer
-                # from two threads now and then.
+                # RedisError: Flask-Limiter turns to memory in the first request that misses Redis, and raises in
+                # those beside it. RuntimeError: limits' memory storage (5.8) starts one timer from two threads now
+                # and then, before it counts.
                 error = failure
             else:
                 return
