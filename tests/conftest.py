@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from flask.testing import FlaskClient
 from app import create_app
 from config import Config
 from lumen_api import migrations
+from lumen_api.db import Database
 from lumen_api.dev import embedded_postgres
 from tests.support import databases
 from tests.support.mailbox import Mailbox
+from tests.support.migrating import empty_database
+from tests.support.outages import Server
+from tests.support.pools import PoolFactory, pools
 from tests.support.service import Service
 from tests.support.valkey import Valkey
 
@@ -71,16 +76,47 @@ def database(_worker_database: str) -> str:
     return _worker_database
 
 
-@pytest.fixture
-def private_postgres(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a PostgreSQL server for this test alone, to be stopped, paused or killed.
+@pytest.fixture(scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server") / "pg")
+    yield server
+    server.leave()
 
-    Its migrated database: `databases.url_of(embedded_postgres.start(folder), "postgres")`.
-    """
-    folder = tmp_path / "pg"
-    migrations.apply(embedded_postgres.start(folder))
-    yield folder
-    embedded_postgres.leave(folder)
+
+@pytest.fixture
+def server(_server: Server) -> Server:
+    """A PostgreSQL that a test may do anything to, up and with empty tables."""
+    _server.clean()
+    return _server
+
+
+@pytest.fixture
+def empty(postgres: str) -> Iterator[str]:
+    """The URL of a database with nothing in it."""
+    with empty_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the migrations' folder, to which a test adds files. It is the one that is applied."""
+    copy = tmp_path / "migrations"
+    shutil.copytree(migrations.DIRECTORY, copy)
+    monkeypatch.setattr(migrations, "DIRECTORY", copy)
+    return copy
+
+
+@pytest.fixture
+def make_pool(database: str) -> Iterator[PoolFactory]:
+    """Makes pools of database connections: make_pool(size=2)."""
+    with pools(database) as make:
+        yield make
+
+
+@pytest.fixture
+def pool(make_pool: PoolFactory) -> Database:
+    """A pool of at most three connections."""
+    return make_pool(size=3)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event, Thread
 from time import perf_counter
@@ -14,20 +13,9 @@ from lumen_api.db import Database, execute, fetch_one
 from lumen_api.errors import Busy, DatabaseUnavailable
 from tests.support import databases, eventually
 from tests.support.outages import backends
-from tests.support.pools import PoolFactory, backend, pools, run
+from tests.support.pools import PoolFactory, backend, run
 
 INSERT = "insert into users (email) values ('ada@example.com')"
-
-
-@pytest.fixture
-def make_pool(database: str) -> Iterator[PoolFactory]:
-    with pools(database) as make:
-        yield make
-
-
-@pytest.fixture
-def pool(make_pool: PoolFactory) -> Database:
-    return make_pool(size=3)
 
 
 def users(database: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from time import perf_counter
@@ -22,20 +22,6 @@ from tests.support.outages import Server, backends
 
 # Seconds, from the contract of the pool: waiting for a connection and working with it, together.
 LONGEST_ANSWER = 3.0
-
-
-@pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("faults") / "pg")
-    yield server
-    server.leave()
-
-
-@pytest.fixture
-def server(_server: Server) -> Server:
-    """A PostgreSQL that a test may do anything to, up and empty."""
-    _server.clean()
-    return _server
 
 
 @pytest.fixture

@@ -19,20 +19,9 @@ from lumen_api.db import Database, fetch_one
 from lumen_api.errors import Busy, DatabaseUnavailable
 from tests.support import databases, eventually
 from tests.support.outages import backends, refusal
-from tests.support.pools import PoolFactory, backend, pools, run
+from tests.support.pools import PoolFactory, backend, run
 
 INSERT = "insert into users (email) values ('ada@example.com')"
-
-
-@pytest.fixture
-def make_pool(database: str) -> Iterator[PoolFactory]:
-    with pools(database) as make:
-        yield make
-
-
-@pytest.fixture
-def pool(make_pool: PoolFactory) -> Database:
-    return make_pool(size=3)
 
 
 def terminate(database: str, *pids: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,25 +12,8 @@ from psycopg2.extensions import parse_dsn
 
 from lumen_api import migrations
 from tests.conftest import AppFactory
-from tests.support.migrating import FILES, NAMES, add, applied, dump, empty_database, log, role_settings, tables
+from tests.support.migrating import FILES, NAMES, add, applied, dump, log, role_settings, tables
 from tests.support.outages import black_hole
-
-
-@pytest.fixture
-def empty(postgres: str) -> Iterator[str]:
-    """The URL of a database with nothing in it."""
-    with empty_database(postgres) as url:
-        yield url
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the migrations' folder, to which a test adds files. It is the one that is applied."""
-    copy = tmp_path / "migrations"
-    shutil.copytree(migrations.DIRECTORY, copy)
-    monkeypatch.setattr(migrations, "DIRECTORY", copy)
-    return copy
-
 
 # --- The files. ---
 

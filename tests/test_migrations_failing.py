@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,24 +16,7 @@ from psycopg2.extensions import parse_dsn
 from lumen_api import migrations
 from tests.support import ROOT, databases, eventually
 from tests.support.locks import at_once, held, waiting
-from tests.support.migrating import NAMES, add, applied, empty_database, log, tables
-
-
-@pytest.fixture
-def empty(postgres: str) -> Iterator[str]:
-    """The URL of a database with nothing in it."""
-    with empty_database(postgres) as url:
-        yield url
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the migrations' folder, to which a test adds files. It is the one that is applied."""
-    copy = tmp_path / "migrations"
-    shutil.copytree(migrations.DIRECTORY, copy)
-    monkeypatch.setattr(migrations, "DIRECTORY", copy)
-    return copy
-
+from tests.support.migrating import NAMES, add, applied, log, tables
 
 # --- All or nothing. ---
 

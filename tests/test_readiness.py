@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from time import perf_counter
 
 import pytest
@@ -14,20 +13,6 @@ from tests.support.valkey import Valkey
 
 # Seconds: a second for the pool and two for the database, and what Redis may take.
 LONGEST_ANSWER = 3.0
-
-
-@pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("readiness") / "pg")
-    yield server
-    server.leave()
-
-
-@pytest.fixture
-def server(_server: Server) -> Server:
-    """A PostgreSQL that a test may do anything to, up and empty."""
-    _server.clean()
-    return _server
 
 
 def assert_not_ready(answer: TestResponse, *, rate_limits: str) -> None:

@@ -9,18 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from json import dumps
-from pathlib import Path
 
 import psycopg2
 import pytest
 from flask import Flask
 
 from lumen_api import db
-from lumen_api.dev import embedded_postgres
 from tests.conftest import AppFactory, ServiceFactory
 from tests.support import databases, eventually
 from tests.support.credentials import new_cookie, new_link
 from tests.support.locks import held, waiting
+from tests.support.outages import Server
 from tests.support.service import Service
 
 # The steps of a sign-in, each by the trigger that makes it wait. A deferred one waits in COMMIT.
@@ -168,8 +167,8 @@ def test_a_sign_in_that_takes_too_long_has_not_happened_and_its_link_is_good(
 # --- PostgreSQL itself crashes. ---
 
 
-def test_after_a_crash_of_postgresql_the_link_is_good(make_app: AppFactory, private_postgres: Path) -> None:
-    url = databases.url_of(embedded_postgres.start(private_postgres), "postgres")
+def test_after_a_crash_of_postgresql_the_link_is_good(make_app: AppFactory, server: Server) -> None:
+    url = server.url
     sign_in = SigningIn(make_app(DATABASE_URL=url + UNLIMITED), url)
     add_trigger(url, STEPS["before the commit"])
     before = checkpointer(url)
