@@ -15,11 +15,11 @@ run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another
 test: $(INSTALLED) ## all tests that need nothing but Python
 	$(BIN)/pytest -m 'not full'
 
-test-full: programs test ## all tests, also those that need programs from Debian (pgbouncer, nginx)
+test-full: programs test ## all tests, also those that need programs from Debian (curl, pgbouncer, nginx)
 	PATH="$$PATH:/usr/sbin" $(BIN)/pytest -m full
 
 programs:
-	@PATH="$$PATH:/usr/sbin"; for program in pgbouncer nginx; do \
+	@PATH="$$PATH:/usr/sbin"; for program in curl pgbouncer nginx; do \
 		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
 	test -z "$$missing" || { echo "make test-full needs:$$missing (apt-get install$$missing)" >&2; exit 1; }
 

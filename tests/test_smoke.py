@@ -12,6 +12,8 @@ from tests.conftest import ServiceFactory
 from tests.support import ROOT, free_port
 from tests.support.mailbox import Mailbox
 
+pytestmark = pytest.mark.full  # curl
+
 SCRIPT = str(ROOT / "scripts" / "smoke.sh")
 DEVELOPMENT = {"APP_ENV": "development", "SMTP_URL": "", "EMAIL_FROM": ""}
 

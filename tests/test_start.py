@@ -164,6 +164,7 @@ def assert_journey(service: Started, folder: Path) -> None:
     assert listed["sessions"][0]["ended_at"] == ended["ended_at"]
 
 
+@pytest.mark.full  # curl
 def test_the_lines_that_flask_run_prints_sign_in_and_record_a_session(newcomer: Started, tmp_path: Path) -> None:
     assert_journey(newcomer, tmp_path / "terminal")
 
@@ -189,6 +190,7 @@ def test_flask_run_leaves_no_process_behind_and_starts_again_soon(start: Start) 
     assert monotonic() - began < 6  # 3 on an idle machine
 
 
+@pytest.mark.full  # curl
 @pytest.mark.parametrize(
     ("command", "environment", "end"),
     [
