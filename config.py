@@ -16,27 +16,8 @@ from typing import Any
 
 import click
 
-from lumen_api.settings import (
-    Setting,
-    api_key,
-    choice,
-    cookie_name,
-    duration,
-    email_from,
-    integer,
-    log_level,
-    masked,
-    origin_of,
-    origins,
-    postgres_url,
-    rate_limit,
-    redis_url,
-    secrets,
-    smtp_url,
-    url_without_credentials,
-    variable,
-    web_url,
-)
+from lumen_api import settings as kind
+from lumen_api.settings import Setting, variable
 
 # One gunicorn worker answers this many requests at once. The pool of database connections and the number of
 # mails in flight are derived from it, so it is one number and not three.
@@ -64,101 +45,104 @@ class Config:
 
     app_env: str = variable(
         "APP_ENV",
-        choice("production", "test", "development"),
+        kind.choice("production", "test", "development"),
         "production",
         "What the process is for. A forgotten variable is safe: it means production.",
     )
-    port: int = variable("PORT", integer(1, 65535), "8080", "TCP port to listen on.")
+    port: int = variable("PORT", kind.integer(1, 65535), "8080", "TCP port to listen on.")
     web_origins: tuple[str, ...] = variable(
         "WEB_ORIGINS",
-        origins,
+        kind.origins,
         "http://localhost:3000",
         "Origins of the web app, comma-separated: only these may call from a browser. `WEB_ORIGIN` works too.",
         alias="WEB_ORIGIN",
     )
     app_url: str | None = variable(
         "APP_URL",
-        web_url,
+        kind.web_url,
         None,
         "Where magic links lead (`/login/callback` is added). Default: the first of `WEB_ORIGINS`; "
         "in development this server.",
     )
     database_url: str | None = variable(
         "DATABASE_URL",
-        postgres_url,
+        kind.postgres_url,
         None,
         "PostgreSQL 15 or newer. In development a real PostgreSQL is started under `.lumen/` without it.",
-        show=url_without_credentials,
+        show=kind.url_without_credentials,
     )
     database_pool_size: int = variable(
         "DATABASE_POOL_SIZE",
-        integer(1, 1000),
+        kind.integer(1, 1000),
         str(WORKER_THREADS),
         "Connections that one worker process opens at most.",
     )
     redis_url: str | None = variable(
         "REDIS_URL",
-        redis_url,
+        kind.redis_url,
         None,
         "Redis or Valkey, where all workers count requests together. Without it each worker counts in its own memory.",
-        show=url_without_credentials,
+        show=kind.url_without_credentials,
     )
     auth_token_secrets: tuple[str, ...] = variable(
         "AUTH_TOKEN_SECRETS",
-        secrets,
+        kind.secrets,
         DEVELOPMENT_SECRET,
         f"Secrets of at least {MINIMUM_SECRET_LENGTH} characters, comma-separated: the first signs, all verify. "
         "`AUTH_TOKEN_SECRET` works too.",
         alias="AUTH_TOKEN_SECRET",
-        show=masked,
+        show=kind.masked,
     )
-    auth_token_ttl: timedelta = variable("AUTH_TOKEN_TTL", duration, "10m", "How long a magic link works.")
+    auth_token_ttl: timedelta = variable("AUTH_TOKEN_TTL", kind.duration, "10m", "How long a magic link works.")
     session_ttl: timedelta = variable(
-        "SESSION_TTL", duration, "12h", "How long a sign-in lasts, counted from its beginning."
+        "SESSION_TTL", kind.duration, "12h", "How long a sign-in lasts, counted from its beginning."
     )
     auth_cookie_name: str | None = variable(
         "AUTH_COOKIE_NAME",
-        cookie_name,
+        kind.cookie_name,
         None,
         "Name of the session cookie. Default: `__Host-lumen_session`; in development `lumen_session`.",
     )
     trusted_proxy_hops: int | None = variable(
         "TRUSTED_PROXY_HOPS",
-        integer(0, 10),
+        kind.integer(0, 10),
         None,
         "Proxies in front: the client's address is the n-th from the right in `X-Forwarded-For`. 0: it is the peer's.",
     )
     rate_limit_link_per_ip: str = variable(
-        "RATE_LIMIT_LINK_PER_IP", rate_limit, "5/minute;20/hour", "Requests for a link, per IP address (IPv6: per /64)."
+        "RATE_LIMIT_LINK_PER_IP",
+        kind.rate_limit,
+        "5/minute;20/hour",
+        "Requests for a link, per IP address (IPv6: per /64).",
     )
     rate_limit_link_per_email: str = variable(
-        "RATE_LIMIT_LINK_PER_EMAIL", rate_limit, "5/minute;20/hour", "Requests for a link, per email address."
+        "RATE_LIMIT_LINK_PER_EMAIL", kind.rate_limit, "5/minute;20/hour", "Requests for a link, per email address."
     )
     rate_limit_verify_per_ip: str = variable(
-        "RATE_LIMIT_VERIFY_PER_IP", rate_limit, "30/minute;200/hour", "Attempts to sign in, per IP address."
+        "RATE_LIMIT_VERIFY_PER_IP", kind.rate_limit, "30/minute;200/hour", "Attempts to sign in, per IP address."
     )
     rate_limit_per_user: str = variable(
-        "RATE_LIMIT_PER_USER", rate_limit, "120/minute", "Requests to signed-in routes, per user."
+        "RATE_LIMIT_PER_USER", kind.rate_limit, "120/minute", "Requests to signed-in routes, per user."
     )
     email_from: str = variable(
         "EMAIL_FROM",
-        email_from,
+        kind.email_from,
         "Lumen <lumen@example.com>",
         "Sender of the mails. `RESEND_FROM_EMAIL` works too.",
         alias="RESEND_FROM_EMAIL",
     )
     resend_api_key: str | None = variable(
-        "RESEND_API_KEY", api_key, None, "Sends mail through Resend's HTTP API.", show=masked
+        "RESEND_API_KEY", kind.api_key, None, "Sends mail through Resend's HTTP API.", show=kind.masked
     )
     smtp_url: str | None = variable(
         "SMTP_URL",
-        smtp_url,
+        kind.smtp_url,
         None,
         "Sends mail through SMTP: `smtps://user:password@host:465` (TLS) or `smtp://user:password@host:587` (STARTTLS; "
         "a loopback host may do without).",
-        show=url_without_credentials,
+        show=kind.url_without_credentials,
     )
-    log_level: str = variable("LOG_LEVEL", log_level, "INFO", "Least severe level that is logged.")
+    log_level: str = variable("LOG_LEVEL", kind.log_level, "INFO", "Least severe level that is logged.")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Config:
@@ -215,7 +199,7 @@ class Config:
     def allowed_origins(self) -> frozenset[str]:
         """The origins that may change state or read an answer from a browser."""
         own = {f"http://localhost:{self.port}", f"http://127.0.0.1:{self.port}"} if self.development else set()
-        return frozenset({*self.web_origins, origin_of(self.link_base), *own})
+        return frozenset({*self.web_origins, kind.origin_of(self.link_base), *own})
 
     @property
     def session_cookie_name(self) -> str:
