@@ -1,6 +1,7 @@
 """The composition root: the one place that knows every part of the service. `flask run` finds create_app().
 
-What is imported inside a function is for development alone; production has not even its dependencies.
+What is imported inside a function is not always there or not always wanted: the parts for development, of which
+production has not even the dependencies, and OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ class Json(DefaultJSONProvider):
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """The service, as a WSGI application. Raises ConfigError when the environment cannot be served from."""
-    config = config or _config()
+    """The service, as a WSGI application. Without `config` the environment's is read, and the process is ours alone.
+
+    Raises ConfigError when the environment cannot be served from.
+    """
+    if config is None:
+        config = _config()
+        logging.take_over()
     logging.configure(config.log_level, env=config.app_env, readable=config.development)
     app = Flask("lumen_api", static_folder=None)
     app.json = Json(app)
     app.url_map.merge_slashes = False  # an address is right or it is unknown: no redirects
 
     # In the order in which a request meets them.
+    _start_telemetry(app, config)
     hooks.init_app(app)
     errors.init_app(app)
     origins.init_app(app, config.allowed_origins)
@@ -58,7 +65,7 @@ def create_app(config: Config | None = None) -> Flask:
     db.init_app(app, database)
     for blueprint in (health.bp, auth_routes.bp, sessions.bp, account.bp):
         app.register_blueprint(blueprint)
-    cli.init_app(app, database, configuration=render(config.shown()))
+    cli.init_app(app, database, configuration=f"{render(config.shown())}\n\n{config.telemetry_shown}")
     if config.development:
         from lumen_api.dev import welcome
 
@@ -73,6 +80,20 @@ def _config() -> Config:
     if context and context.info_name == "run":
         return replace(config, port=context.params["port"])
     return config
+
+
+def _start_telemetry(app: Flask, config: Config) -> None:
+    if not config.telemetry:
+        return
+    from lumen_api.observability import telemetry
+
+    assert config.otel_endpoint is not None  # that is where it goes
+    telemetry.start(
+        app,
+        telemetry.Collector(config.otel_endpoint, config.otel_headers or {}, config.telemetry),
+        resource=config.telemetry_resource,
+        sampler=(config.otel_traces_sampler, config.otel_traces_sampler_arg),
+    )
 
 
 def _init_auth(app: Flask, config: Config) -> None:

@@ -23,6 +23,14 @@ from lumen_api.settings import Setting, variable
 # mails in flight are derived from it, so it is one number and not three.
 WORKER_THREADS = 8
 
+# OpenTelemetry's variables that have one meaning here, which is no matter of choice.
+_ONLY = {
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/protobuf",),
+    "OTEL_PROPAGATORS": ("tracecontext", "baggage"),  # of which `traceparent` is read
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (),
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": (),
+}
+
 DEVELOPMENT_SECRET = "for-development-only-and-refused-in-production"
 MINIMUM_SECRET_LENGTH = 32
 
@@ -30,13 +38,13 @@ MINIMUM_SECRET_LENGTH = 32
 class ConfigError(click.ClickException):
     """The environment cannot be served from. Its message shows what was read and lists every problem."""
 
-    def __init__(self, problems: list[tuple[str, str]], settings: list[tuple[str, str]]) -> None:
+    def __init__(self, problems: list[tuple[str, str]], config: Config) -> None:
         self.problems = problems
+        self.app_env = config.app_env or "production"
         width = max(len(name) for name, _ in problems)
         lines = [f"  {name:<{width}}  {problem}" for name, problem in problems]
-        super().__init__(
-            "\n".join([f"the configuration has {len(problems)} problem(s):", *lines, "", render(settings)])
-        )
+        heading = f"the configuration has {len(problems)} problem(s):"
+        super().__init__("\n".join([heading, *lines, "", render(config.shown())]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,34 @@ class Config:
         show=kind.url_without_credentials,
     )
     log_level: str = variable("LOG_LEVEL", kind.log_level, "INFO", "Least severe level that is logged.")
+    otel_endpoint: str | None = variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        kind.web_url,
+        None,
+        "OpenTelemetry collector that gets traces and metrics, by OTLP over HTTP. Without it nothing is measured.",
+    )
+    otel_headers: dict[str, str] | None = variable(
+        "OTEL_EXPORTER_OTLP_HEADERS", kind.pairs, None, "Headers for the collector, like its key.", show=kind.masked
+    )
+    otel_service_name: str | None = variable(
+        "OTEL_SERVICE_NAME", kind.name, None, "What the collector knows the service by. Default: `lumen-api`."
+    )
+    otel_resource_attributes: dict[str, str] | None = variable(
+        "OTEL_RESOURCE_ATTRIBUTES", kind.pairs, None, "What else it is told about the process."
+    )
+    otel_traces_sampler: str = variable(
+        "OTEL_TRACES_SAMPLER", kind.sampler, "parentbased_traceidratio", "Which requests are traced."
+    )
+    otel_traces_sampler_arg: float = variable(
+        "OTEL_TRACES_SAMPLER_ARG", kind.ratio, "0.1", "How many of them, if the sampler's name ends in `ratio`."
+    )
+    otel_traces_exporter: str = variable(
+        "OTEL_TRACES_EXPORTER", kind.choice("otlp", "none"), "otlp", "`none`: the collector gets no traces."
+    )
+    otel_metrics_exporter: str = variable(
+        "OTEL_METRICS_EXPORTER", kind.choice("otlp", "none"), "otlp", "`none`: the collector gets no metrics."
+    )
+    otel_sdk_disabled: bool = variable("OTEL_SDK_DISABLED", kind.boolean, "false", "`true`: no telemetry at all.")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Config:
@@ -160,7 +196,7 @@ class Config:
         unreadable = {name for name, _ in problems}
         problems += [problem for problem in config._problems(env) if problem[0] not in unreadable]
         if problems:
-            raise ConfigError(problems, config.shown())
+            raise ConfigError(problems, config)
         return config
 
     @classmethod
@@ -218,6 +254,30 @@ class Config:
         }
 
     @property
+    def telemetry(self) -> tuple[str, ...]:
+        """What the collector gets."""
+        if self.otel_endpoint is None or self.otel_sdk_disabled:
+            return ()
+        exporters = {"traces": self.otel_traces_exporter, "metrics": self.otel_metrics_exporter}
+        return tuple(name for name, exporter in exporters.items() if exporter != "none")
+
+    @property
+    def telemetry_resource(self) -> dict[str, str]:
+        """What the collector is told about this process."""
+        ours = {"service.name": "lumen-api", "deployment.environment.name": self.app_env}
+        named = {"service.name": self.otel_service_name} if self.otel_service_name else {}
+        return {**ours, **(self.otel_resource_attributes or {}), **named}
+
+    @property
+    def telemetry_shown(self) -> str:
+        """Where telemetry goes, in a sentence."""
+        if not self.telemetry:
+            return "telemetry: none leaves this process"
+        ratio = f" {self.otel_traces_sampler_arg}" if self.otel_traces_sampler.endswith("ratio") else ""
+        sampler = f" ({self.otel_traces_sampler}{ratio})" if "traces" in self.telemetry else ""
+        return f"telemetry: {' and '.join(self.telemetry)} go to {self.otel_endpoint}{sampler}"
+
+    @property
     def embedded_postgres(self) -> Path | None:
         """Where a PostgreSQL of our own lives, when none is configured; only ever in development."""
         return Path(__file__).parent / ".lumen" if self.development and not self.database_url else None
@@ -227,6 +287,9 @@ class Config:
             yield "AUTH_COOKIE_NAME", "promises a Secure cookie, which browsers drop on plain http"
         if self.resend_api_key and self.smtp_url:
             yield "SMTP_URL", "is set beside RESEND_API_KEY: choose one mail provider"
+        for name, only in _ONLY.items():
+            if not set(env.get(name, "").split(",")) <= {"", *only}:
+                yield name, f"must be {' or '.join([*only, 'not set'])}"
         if not self.development:
             yield from self._missing_parts(env)
         if self.app_env in ("production", None):

@@ -1,15 +1,23 @@
 """gunicorn's settings. `gunicorn wsgi:app` reads this file by itself; WEB_CONCURRENCY sets the workers (default 1)."""
 
+import os
 import signal
 import sys
+from logging import ERROR
 
 from config import WORKER_THREADS, Config, ConfigError
 from lumen_api.observability import logging
 
+logging.take_over()
 try:
     _config = Config.from_env()
 except ConfigError as error:
-    sys.exit(error.message)
+    if error.app_env == "development":
+        sys.exit(error.message)
+    logging.configure("ERROR", env=error.app_env, readable=False)
+    for variable, problem in error.problems:
+        logging.log_event("invalid_configuration", ERROR, variable=variable, problem=problem)
+    sys.exit(1)
 
 bind = f"{_config.host}:{_config.port}"
 worker_class = "gthread"
@@ -30,6 +38,12 @@ forwarded_allow_ips = ""
 # Our own hook writes the request log; gunicorn's would hold addresses and paths.
 accesslog = None
 logconfig_dict = logging.settings(_config.log_level, env=_config.app_env, readable=_config.development)
+
+
+def post_fork(_, __):
+    """Keep gunicorn from printing the text of an exception beside the line that it logs."""
+    if not _config.development:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
 
 
 def post_worker_init(worker):

@@ -1,6 +1,6 @@
 """Lumen's server: magic-link sign-in and session metadata. No transcript ever reaches it.
 
-hooks           request id in; headers and one log line out
+hooks           request id in; headers, one log line and one measurement out
 origins         which web pages may call (CORS, and no state change for any other)
 errors          the ApiError family and the only error envelope
 validation      the one body reader, and each member's rule
@@ -13,7 +13,7 @@ blueprints/     health  auth  sessions  account: read, ask the repository, decid
 repositories/   one SQL statement a function, and nothing else
 email/          the mail, and its providers: console, smtp, resend
 settings        how a variable's text becomes a value; config.py lists the variables
-observability/  what the process says about itself
+observability/  what the process says about itself: logging, tracing, metrics, and telemetry, which sends the last two
 dev/            the embedded PostgreSQL; never imported in production
 cli             `flask db`, `flask purge`, `flask check-config`
 

@@ -1,7 +1,12 @@
-"""What an operator types: `flask db`, `flask purge`, `flask check-config`."""
+"""What an operator types: `flask db`, `flask purge`, `flask check-config`.
+
+A command that does something logs what it did, like any other part of the service: in production it runs unattended.
+A command that answers a question prints the answer.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +18,8 @@ from flask.cli import AppGroup
 from lumen_api import migrations
 from lumen_api.db import Database, DeadlineExceeded
 from lumen_api.errors import ApiError
+from lumen_api.observability import metrics
+from lumen_api.observability.logging import log_event
 from lumen_api.repositories import auth_sessions, auth_tokens
 
 PURGE_BATCH = 1000
@@ -25,9 +32,11 @@ def init_app(app: Flask, database: Database, *, configuration: str) -> None:
     @app.cli.command("purge")
     def purge_command() -> None:
         """Remove expired links and sign-ins. Safe beside traffic, and at any time."""
-        with _readable_errors():
-            for name, purge in (("links", auth_tokens.purge), ("sign-ins", auth_sessions.purge)):
-                click.echo(f"{_purge_all(database, purge)} expired {name} removed")
+        with _logged_errors():
+            for table, purge in (("auth_tokens", auth_tokens.purge), ("auth_sessions", auth_sessions.purge)):
+                rows = _purge_all(database, purge)
+                log_event("purge", table=table, rows=rows)
+                metrics.PURGED.record(rows, table)
 
     @app.cli.command("check-config")
     def check_config() -> None:
@@ -41,23 +50,23 @@ def _db(database: Database) -> AppGroup:
     @group.command("apply")
     def apply() -> None:
         """Apply the migrations that are missing."""
-        with _readable_errors():
+        with _logged_errors():
             for name in migrations.apply(database.dsn):
-                click.echo(f"applied {name}")
-        click.echo("the database is up to date")
+                log_event("migration_applied", migration=name)
+        log_event("database_up_to_date")
 
     @group.command("rollback")
     @click.option("--count", default=1, show_default=True, help="How many migrations to undo.")
     def rollback(count: int) -> None:
         """Undo the last migration."""
-        with _readable_errors():
+        with _logged_errors():
             for name in migrations.rollback(database.dsn, count):
-                click.echo(f"undone {name}")
+                log_event("migration_undone", migration=name)
 
     @group.command("status")
     def status() -> None:
         """List the migrations."""
-        with _readable_errors():
+        with _logged_errors():
             for name, applied in migrations.status(database.dsn):
                 click.echo(f"{'applied' if applied else 'missing'}  {name}")
 
@@ -65,16 +74,29 @@ def _db(database: Database) -> AppGroup:
 
 
 @contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Exit 1 with a sentence, and no traceback, when the database is away or refuses."""
+def _logged_errors() -> Iterator[None]:
+    """Exit 1 with one event, and no traceback on stderr, when the database is away or refuses."""
     try:
         yield
-    except psycopg2.Error as error:
-        raise click.ClickException(str(error).strip()) from None
-    except DeadlineExceeded:
-        raise click.ClickException("the database does not answer") from None
-    except ApiError as error:
-        raise click.ClickException(error.message) from None
+    except (psycopg2.Error, DeadlineExceeded, ApiError) as error:
+        cause = error.__cause__ or error
+        code = cause.pgcode if isinstance(cause, psycopg2.Error) else None
+        # What libpq says when it cannot connect is about our configuration. What the server says about a statement
+        # can hold the values of a row, so only its class goes out.
+        log_event(
+            "command_failed",
+            logging.ERROR,
+            problem="the database refused a statement" if code else _in_words(cause),
+            sqlstate=code,
+            exc_info=cause if code else None,
+        )
+        raise SystemExit(1) from None
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "the database does not answer"
+    return error.message if isinstance(error, ApiError) else str(error).strip()
 
 
 def _purge_all(database: Database, purge: Callable[..., int]) -> int:

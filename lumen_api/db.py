@@ -15,10 +15,10 @@ import functools
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import psycopg2
 from flask import Flask, current_app
@@ -27,12 +27,18 @@ from psycopg2 import extensions
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from lumen_api.errors import ApiError, Busy, DatabaseUnavailable
+from lumen_api.observability import metrics, tracing
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Seconds. Waiting for a free connection and then working with it stay under 3 s together, even when the server
 # accepts connections and says nothing (a stopped process, a broken network): statement_timeout is the server's
 # own and cannot help there.
 WAIT_FOR_CONNECTION = 1.0
 WORK_WITH_CONNECTION = 1.9
+
+_POOL = "lumen"  # its name in metrics
 
 
 class DeadlineExceeded(Exception):
@@ -78,11 +84,15 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A connection in autocommit mode. Raises Busy or DatabaseUnavailable, also for what fails inside."""
+        asked = monotonic()
         if not self._free_slots.acquire(timeout=WAIT_FOR_CONNECTION):
+            metrics.CONNECTION_TIMEOUTS.record(1, _POOL)
             raise Busy
+        metrics.CONNECTIONS.record(1, _POOL, "used")
         conn: Connection | None = None
         try:
             conn = self._checkout()
+            metrics.CONNECTION_WAIT.record(monotonic() - asked, _POOL)
             yield conn
         except (psycopg2.Error, DeadlineExceeded) as error:
             answer = _as_api_error(error)
@@ -96,6 +106,7 @@ class Database:
             if conn is not None:
                 self._put_back(conn)
             self._free_slots.release()
+            metrics.CONNECTIONS.record(-1, _POOL, "used")
 
     @contextmanager
     def transaction(self, isolation: str = "read committed") -> Iterator[Connection]:
@@ -179,6 +190,12 @@ def _as_api_error(error: Exception) -> ApiError | None:
             # column or grant: new code on a database that is not made ready for it yet.
             return DatabaseUnavailable()
     return None
+
+
+def statement(function: Callable[P, R]) -> Callable[P, R]:
+    """Trace a repository's function by its name, like "auth_tokens.redeem". Its SQL would hold the values."""
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    return tracing.traced(name, {"db.system.name": "postgresql"}, client=True)(function)
 
 
 def execute(conn: extensions.connection, sql: str, **values: Any) -> extensions.cursor:

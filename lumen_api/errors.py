@@ -112,7 +112,7 @@ def _http_exception(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    log_event("unhandled_error", logging.ERROR, exc_info=error, request_id=g.request_id)
+    log_event("unhandled_error", logging.ERROR, exc_info=error)
     answer = InternalError()
     answer.__cause__ = error
     return envelope(answer)

@@ -1,4 +1,4 @@
-"""The pair of request hooks: a request id on the way in; headers and one log line on the way out.
+"""The pair of request hooks: a request id on the way in; headers, one log line and one measurement on the way out.
 
 Registered before everything else, so that the first hook runs first and the second sees the final answer.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from time import perf_counter
 from uuid import uuid4
 
 from flask import Flask, Response, g, request
 
-from lumen_api.observability.logging import log_event
+from lumen_api.observability import metrics, tracing
+from lumen_api.observability.logging import log_event, request_ids
 
 # What a caller may choose for an id: it reaches the logs, so nothing else may pass.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -37,24 +39,53 @@ def open_request() -> None:
 
 
 def close_request(response: Response) -> Response:
-    """Put on what every answer carries, and write the request's line."""
+    """Put on what every answer carries, and report the request when its answer has ended."""
     response.headers["X-Request-Id"] = g.request_id
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    route = request.url_rule.rule if request.url_rule else "unmatched"
-    error = g.get("error")
-    log_event(
-        "request",
-        _level(response.status_code, route),
-        request_id=g.request_id,
-        method=request.method if request.method in _METHODS else "_OTHER",
-        route=route,
-        status=response.status_code,
-        latency_ms=round((perf_counter() - g.started) * 1000, 3),
-        error_class=type(error.__cause__ or error).__name__ if error else None,
-        error_code=error.code if error else None,
-    )
+    report = _report(response.status_code)
+    if response.is_streamed:
+        response.direct_passthrough = False  # or the server closes a file and not the response
+        response.call_on_close(report)
+    else:
+        report()
     return response
+
+
+def _report(status: int) -> Callable[[], None]:
+    """Describe the request in its span, and return what logs and measures it: a stream ends after its request."""
+    method = request.method if request.method in _METHODS else "_OTHER"
+    route = request.url_rule.rule if request.url_rule else None
+    error = g.get("error")
+    error_class = type(error.__cause__ or error).__name__ if error else None
+    error_code = error.code if error else None
+    failure = error_class if status >= 500 else None
+    tracing.describe(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "error.type": failure,
+        }
+    )
+    started, scheme, ids = g.started, request.scheme, request_ids()
+
+    def report() -> None:
+        seconds = perf_counter() - started
+        metrics.REQUEST_DURATION.record(seconds, method, scheme, route, status, failure)
+        log_event(
+            "request",
+            _level(status, route or ""),
+            **ids,
+            method=method,
+            route=route or "unmatched",
+            status=status,
+            latency_ms=round(seconds * 1000, 3),
+            error_class=error_class,
+            error_code=error_code,
+        )
+
+    return report
 
 
 def _level(status: int, route: str) -> int:

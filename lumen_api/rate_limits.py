@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from lumen_api.errors import Busy, RateLimited
+from lumen_api.observability import metrics
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +67,7 @@ class RateLimits:
             try:
                 self._hits[rule]()
             except RateLimitExceeded:
+                metrics.REFUSALS.record(1, rule)
                 raise RateLimited from None
             except (RedisError, RuntimeError) as failure:
                 # RedisError: Flask-Limiter turns to memory in the first request that misses Redis, and raises in

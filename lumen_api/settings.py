@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from email.headerregistry import Address
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import limits
 import psycopg2
@@ -43,6 +43,44 @@ def integer(minimum: int, maximum: int) -> Callable[[str], int]:
 
     parse.__doc__ = f"integer, {minimum} to {maximum}"
     return parse
+
+
+def boolean(text: str) -> bool:
+    """true or false"""
+    return choice("true", "false")(text.lower()) == "true"
+
+
+def ratio(text: str) -> float:
+    """number, 0 to 1"""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return value
+
+
+def sampler(text: str) -> str:
+    """sampler, as OpenTelemetry names it"""
+    decisions = ("always_on", "always_off", "traceidratio")
+    return choice(*decisions, *(f"parentbased_{decision}" for decision in decisions))(text)
+
+
+def name(text: str) -> str:
+    """name"""
+    if not re.fullmatch(r"[!-~]{1,255}", text):
+        raise ValueError("must be printable ASCII without spaces")
+    return text
+
+
+def pairs(text: str) -> dict[str, str]:
+    """key=value, comma-separated"""
+    # As OpenTelemetry has it: a value is percent-encoded where it holds a comma, a space or an equals sign.
+    found = [part.partition("=") for part in _listed(text)]
+    if not all(key and equals and re.fullmatch(r"[!-~]*", key + value) for key, equals, value in found):
+        raise ValueError("must be pairs like key=value, with commas between them")
+    return {key: unquote(value) for key, _, value in found}
 
 
 def duration(text: str) -> timedelta:
@@ -203,6 +241,10 @@ def url_without_credentials(value: str) -> str:
 def plain(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}={value}" for key, value in value.items())
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{int(value.total_seconds())}s" if isinstance(value, timedelta) else str(value)
 
 

@@ -84,13 +84,29 @@ def test_check_config_prints_what_is_in_force_and_no_secret() -> None:
     done = check_config({**PRODUCTION, **secret, "SMTP_URL": f"smtp://u:{CANARY}@mail.example.com", "PORT": "9000"})
 
     assert (done.returncode, done.stderr) == (0, "")
-    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:-2])
-    assert done.stdout.endswith("\n\nno problems\n")
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:-4])
+    assert done.stdout.endswith("\n\ntelemetry: none leaves this process\n\nno problems\n")
     assert shown.keys() == {setting.name for setting in Config.settings().values()}
     assert (shown["PORT"], shown["AUTH_TOKEN_TTL"], shown["AUTH_TOKEN_SECRETS"]) == ("9000", "600s", "****")
     assert "mail.example.com" in shown["SMTP_URL"]
     assert (shown["APP_URL"], shown["AUTH_COOKIE_NAME"]) == ("https://app.example.com", "__Host-lumen_session")
     assert CANARY not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({}, "traces and metrics go to https://otel.example.com (parentbased_traceidratio 0.1)"),
+        ({"OTEL_TRACES_SAMPLER": "always_on"}, "traces and metrics go to https://otel.example.com (always_on)"),
+        ({"OTEL_TRACES_EXPORTER": "none"}, "metrics go to https://otel.example.com"),
+        ({"OTEL_METRICS_EXPORTER": "none"}, "traces go to https://otel.example.com (parentbased_traceidratio 0.1)"),
+        ({"OTEL_SDK_DISABLED": "true"}, "none leaves this process"),
+    ],
+)
+def test_it_says_where_telemetry_goes(variables: dict[str, str], says: str) -> None:
+    config = Config.from_env({**PRODUCTION, "OTEL_EXPORTER_OTLP_ENDPOINT": "https://otel.example.com/", **variables})
+
+    assert config.telemetry_shown == f"telemetry: {says}"
 
 
 def test_check_config_lists_every_problem_and_exits_1() -> None:

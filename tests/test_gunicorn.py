@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from tests.conftest import SECRET, ServiceFactory
-from tests.support import ROOT, databases, eventually, processes
+from tests.support import ROOT, databases, eventually, logs, processes
 from tests.support.gate import Gate
 from tests.support.mailbox import Mailbox
 from tests.support.service import Service
@@ -160,9 +160,9 @@ class Deployed(Service):
 
     def start(self) -> Service:
         env = {**self.env, "GUNICORN_CMD_ARGS": f"--bind=127.0.0.1:{self.port}"}
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as file:
             command = ["sh", "-c", f"exec {procfile('web')}"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
         eventually(self.serves, within=30)
         return self
 
@@ -179,7 +179,7 @@ def deployed(production: dict[str, str], tmp_path: Path) -> Iterator[Deployed]:
 def test_the_procfile_migrates_and_serves_a_whole_sign_in(
     production: dict[str, str], deployed: Deployed, mailbox: Mailbox, valkey: Valkey
 ) -> None:
-    assert "applied 0001.create-users" in release(production).stdout
+    assert logs.read(release(production).stdout)[0]["migration"] == "0001.create-users"
     service = deployed.start()
 
     forwarded = {"X-Forwarded-For": "203.0.113.7", "Origin": "https://app.example.com"}
@@ -201,7 +201,8 @@ def test_a_second_release_changes_nothing_and_succeeds(production: dict[str, str
 
     again = release(production)
 
-    assert (again.returncode, again.stdout) == (0, "the database is up to date\n")
+    assert again.returncode == 0
+    assert [event["event"] for event in logs.read(again.stdout)] == ["database_up_to_date"]
 
 
 def test_a_release_without_its_database_fails(production: dict[str, str]) -> None:

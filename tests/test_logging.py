@@ -1,18 +1,20 @@
-"""The log: one JSON line a request, with what an operator needs and nothing about a person."""
+"""The log: one JSON line a request, auth events, and nothing about a person."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import socket
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
-from tests.conftest import AppFactory, ServiceFactory
-from tests.support import eventually, free_port
+from tests.conftest import AppFactory
+from tests.support import free_port, logs
+from tests.support.mailbox import Mailbox
 
 CANARY = "canary"
 FIELDS = {
@@ -32,8 +34,10 @@ def _quiet_mailbox() -> Iterator[None]:
 
 
 def records(capfd: Capture) -> list[dict[str, Any]]:
-    """Every line that was printed since the last call: all of them JSON."""
-    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    """Every line that was printed since the last call: all of them events of the schema."""
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    return logs.read(printed.out)
 
 
 def requests(capfd: Capture) -> list[dict[str, Any]]:
@@ -110,23 +114,111 @@ def test_a_failure_of_ours_is_an_error_with_its_cause(make_app: AppFactory, capf
     assert (line["error_class"], line["error_code"]) == ("OperationalError", "database_unavailable")
 
 
-def test_a_health_check_is_worth_no_line_unless_it_fails(make_app: AppFactory, capfd: Capture) -> None:
-    make_app().test_client().get("/v1/health")
+def test_a_failing_mail_provider_is_an_error_of_ours(make_app: AppFactory, mailbox: Mailbox, capfd: Capture) -> None:
+    mailbox.answer_rcpt = lambda address: f"451 4.3.0 no {address}"
+
+    make_app().test_client().post("/v1/auth/request-link", json={"email": "ada@example.com"})
+
+    (line,) = requests(capfd)
+    assert (line["status"], line["level"], line["error_code"]) == (503, "error", "email_unavailable")
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/health/ready"])
+def test_a_health_check_is_worth_no_line(make_app: AppFactory, capfd: Capture, path: str) -> None:
+    make_app().test_client().get(path)
     assert requests(capfd) == []
 
-    make_app(LOG_LEVEL="DEBUG").test_client().get("/v1/health")
-    assert [line["level"] for line in requests(capfd)] == ["debug"]
+    make_app(LOG_LEVEL="DEBUG").test_client().get(path)
+    assert [(line["level"], line["route"]) for line in requests(capfd)] == [("debug", path)]
 
+
+def test_a_health_check_that_fails_is_an_error(make_app: AppFactory, capfd: Capture) -> None:
     make_app(DATABASE_URL=f"postgresql://127.0.0.1:{free_port()}/lumen").test_client().get("/v1/health/ready")
-    assert [line["level"] for line in requests(capfd)] == ["error"]
+
+    assert [(line["level"], line["error_code"]) for line in requests(capfd)] == [("error", "not_ready")]
 
 
-def test_the_level_decides_what_is_written(make_app: AppFactory, capfd: Capture) -> None:
-    client = make_app(LOG_LEVEL="ERROR").test_client()
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [("DEBUG", ["debug", "info", "error"]), ("INFO", ["info", "error"]), ("WARNING", ["error"]), ("ERROR", ["error"])],
+)
+def test_the_level_decides_what_is_written(
+    make_app: AppFactory, capfd: Capture, level: str, written: list[str]
+) -> None:
+    client = make_app(LOG_LEVEL=level, DATABASE_URL=f"postgresql://127.0.0.1:{free_port()}/lumen").test_client()
 
+    client.get("/v1/health")
     client.get("/v1/account")
+    client.get("/v1/health/ready")
 
-    assert records(capfd) == []
+    assert [line["level"] for line in records(capfd)] == written
+
+
+# --- Auth events. ---
+
+AUTH_FIELDS = {"ts", "level", "env", "event", "request_id", "outcome"}
+
+
+def auth_event(capfd: Capture) -> tuple[str, str]:
+    """The one auth event that was logged, and its outcome. It comes before its request's line and is told by its id."""
+    event, line = records(capfd)
+    assert event.keys() == AUTH_FIELDS
+    assert (event["level"], line["event"]) == ("info", "request")
+    assert event["request_id"] == line["request_id"]
+    return event["event"], event["outcome"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "outcome"),
+    [
+        (None, "sent"),
+        ("550 5.1.1 no such user", "recipient_refused"),
+        ("451 4.3.0 later", "email_unavailable"),
+    ],
+)
+def test_a_link_that_was_asked_for_is_logged_with_its_outcome(
+    make_app: AppFactory, mailbox: Mailbox, capfd: Capture, refusal: str | None, outcome: str
+) -> None:
+    if refusal:
+        mailbox.answer_rcpt = lambda _: refusal
+
+    make_app().test_client().post("/v1/auth/request-link", json={"email": "ada@example.com"})
+
+    assert auth_event(capfd) == ("auth_request", outcome)
+
+
+def test_a_link_that_was_tried_is_logged_with_its_outcome(
+    make_app: AppFactory, mailbox: Mailbox, capfd: Capture
+) -> None:
+    client = make_app().test_client()
+    client.post("/v1/auth/request-link", json={"email": "ada@example.com"})
+    body = {"token": mailbox.token_for("ada@example.com")}
+    capfd.readouterr()
+
+    client.post("/v1/auth/verify", json=body)
+    assert auth_event(capfd) == ("auth_verify", "signed_in")
+    client.post("/v1/auth/verify", json=body)
+    assert auth_event(capfd) == ("auth_verify", "invalid_token")
+    client.post("/v1/auth/verify", json={"token": CANARY})
+    assert auth_event(capfd) == ("auth_verify", "invalid_token")
+
+
+def test_nothing_else_about_signing_in_is_an_event(make_app: AppFactory, mailbox: Mailbox, capfd: Capture) -> None:
+    client = make_app(RATE_LIMIT_LINK_PER_IP="2/hour").test_client()
+    client.post("/v1/auth/request-link", json={"email": "ada@example.com"})
+    client.post("/v1/auth/verify", json={"token": mailbox.token_for("ada@example.com")})
+    capfd.readouterr()
+
+    client.get("/v1/auth/session")
+    client.post("/v1/auth/request-link", json={"email": "no address"})
+    client.post("/v1/auth/request-link", json={"email": "ada@example.com"})
+    client.post("/v1/auth/verify", json={"token": None})
+    client.post("/v1/auth/logout-all")
+    client.post("/v1/auth/logout")
+
+    lines = records(capfd)
+    assert {line["event"] for line in lines} == {"request"}
+    assert [line["status"] for line in lines] == [200, 400, 429, 400, 200, 200]
 
 
 # --- Nothing about a person. ---
@@ -172,104 +264,15 @@ def test_a_good_request_id_is_kept_and_another_is_not(make_app: AppFactory, capf
     assert all(re.fullmatch(r"[0-9a-f]{32}", made) for made in others)
 
 
-def test_an_unexpected_error_is_written_without_its_text(make_app: AppFactory, capfd: Capture) -> None:
-    app = make_app()
-
-    def fail() -> NoReturn:
-        try:
-            raise KeyError(CANARY)
-        except KeyError as error:
-            raise ValueError(f"{CANARY}@example.com") from error
-
-    app.add_url_rule("/fails", view_func=fail)
-    answer = app.test_client().get("/fails")
-
-    assert answer.status_code == 500
-    assert CANARY not in answer.text
-    event, line = records(capfd)
-    assert (event["event"], event["level"], event["error_class"]) == ("unhandled_error", "error", "ValueError")
-    assert event["request_id"] == line["request_id"] == answer.headers["X-Request-Id"]
-    assert (line["level"], line["error_class"], line["error_code"]) == ("error", "ValueError", "internal_error")
-    assert CANARY not in json.dumps([event, line])
+# --- Whose process it is. ---
 
 
-def test_a_stack_names_lines_and_nothing_of_the_machine(make_app: AppFactory, capfd: Capture) -> None:
-    app = make_app()
+def test_an_app_of_somebody_elses_process_leaves_python_as_it_is(make_app: AppFactory) -> None:
+    def hooks() -> list[object]:
+        return [sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning]
 
-    def fail() -> NoReturn:
-        raise ValueError
+    before = hooks()
 
-    app.add_url_rule("/fails", view_func=fail)
-    app.test_client().get("/fails")
-
-    stack = records(capfd)[0]["stack"]
-    assert all(re.fullmatch(r"[\w.-][\w./-]*\.py:\d+:\S+", frame) for frame in stack)
-    assert any(frame.startswith("flask/app.py:") for frame in stack)
-    assert re.fullmatch(r"tests/test_logging\.py:\d+:fail", stack[-1])
-
-
-@pytest.mark.parametrize("name", ["gunicorn.error", "werkzeug", "yoyo", "urllib3.connectionpool", "mail.log"])
-def test_another_librarys_text_is_never_written(make_app: AppFactory, capfd: Capture, name: str) -> None:
     make_app()
-    logger = logging.getLogger(name)
 
-    logger.warning("Invalid request from ip=1.2.3.4")
-    logger.error("%s at %(missing)s", CANARY)
-    try:
-        raise ValueError(CANARY)
-    except ValueError:
-        logger.exception("connection to %s failed", CANARY)
-
-    out, err = capfd.readouterr()
-    assert CANARY not in out + err
-    assert "1.2.3.4" not in out + err
-    written = [json.loads(line) for line in out.splitlines()]
-    assert [(line["event"], line["logger"], line["level"]) for line in written] == [
-        ("library", name, "warning"),
-        ("library", name, "error"),
-        ("library", name, "error"),
-    ]
-    assert all(re.fullmatch(r"test_logging:\d+", line["at"]) for line in written)
-    assert written[-1]["error_class"] == "ValueError"
-
-
-def test_gunicorn_writes_no_log_of_addresses_beside_ours(make_app: AppFactory, capfd: Capture) -> None:
-    make_app(LOG_LEVEL="DEBUG")
-
-    logging.getLogger("gunicorn.access").info("127.0.0.1 GET /canary")
-
-    assert capfd.readouterr() == ("", "")
-
-
-# --- The same, as it is deployed. ---
-
-
-HOSTILE = [
-    b"GET /canary HTTP/9.9\r\n\r\n",
-    b"CANARY\r\n\r\n",
-    b"GET /canary\x00 HTTP/1.1\r\nHost: canary\r\n\r\n",
-    b"GET /canary HTTP/1.1\r\ncanary canary\r\n\r\n",
-    b"GET /canary HTTP/1.1\r\nHost: x\r\nContent-Length: canary\r\n\r\n",
-    b"POST /v1/auth/verify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\ncanary\r\n\r\n",
-    b"POST /v1/auth/verify HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\ncanary",
-    b"GET /" + b"canary" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\x16\x03\x01canary",
-]
-
-
-def test_no_garbage_on_the_wire_reaches_the_log(serve: ServiceFactory) -> None:
-    service = serve(workers=1)
-
-    for garbage in HOSTILE:
-        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-            connection.sendall(garbage)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
-    service.call("GET", "/v1/account", headers={"X-Request-Id": "the-last"})
-
-    eventually(lambda: "the-last" in service.log.read_text())
-    log = service.log.read_text()
-    assert all(json.loads(line) for line in log.splitlines())
-    assert "canary" not in log.lower()
-    assert "127.0.0.1" not in log
+    assert hooks() == before

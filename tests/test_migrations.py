@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from flask import Flask
 from psycopg2.extensions import parse_dsn
 
 from lumen_api import migrations
 from tests.conftest import AppFactory
+from tests.support import logs
 from tests.support.migrating import FILES, NAMES, add, applied, dump, log, role_settings, tables
 from tests.support.outages import black_hole
 
@@ -101,33 +101,57 @@ def test_a_url_with_two_hosts_works(empty: str, tmp_path: Path) -> None:
 
 
 def test_flask_db_applies_lists_and_undoes(empty: str, make_app: AppFactory) -> None:
-    def flask_db(app: Flask, *arguments: str) -> list[str]:
-        result = app.test_cli_runner().invoke(args=["db", *arguments])
-        assert result.exit_code == 0, result.output
-        return [line for line in result.output.splitlines() if not line.startswith("{")]
-
     app = make_app(DATABASE_URL=empty)
 
-    assert flask_db(app, "status") == [f"missing  {name}" for name in NAMES]
-    assert flask_db(app, "apply") == [*(f"applied {name}" for name in NAMES), "the database is up to date"]
-    assert flask_db(app, "status") == [f"applied  {name}" for name in NAMES]
-    assert flask_db(app, "rollback", "--count", "2") == [f"undone {name}" for name in NAMES[:-3:-1]]
-    assert flask_db(app, "apply") == [*(f"applied {name}" for name in NAMES[-2:]), "the database is up to date"]
+    def flask_db(*arguments: str) -> list[str]:
+        """What it prints."""
+        result = app.test_cli_runner().invoke(args=["db", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()
+
+    def logged(*arguments: str) -> list[tuple[str, str]]:
+        """What it logs."""
+        with logs.recorded() as events:
+            flask_db(*arguments)
+        return [(event["event"], event["migration"]) for event in events if "migration" in event]
+
+    assert flask_db("status") == [f"missing  {name}" for name in NAMES]
+    assert logged("apply") == [("migration_applied", name) for name in NAMES]
+    assert flask_db("status") == [f"applied  {name}" for name in NAMES]
+    assert logged("rollback", "--count", "2") == [("migration_undone", name) for name in NAMES[:-3:-1]]
+    assert logged("apply") == [("migration_applied", name) for name in NAMES[-2:]]
+    assert logged("apply") == []
 
 
 def test_a_host_that_says_nothing_fails_the_release(make_app: AppFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "CONNECT_TIMEOUT", 0.2)
     with black_hole() as port:
         app = make_app(DATABASE_URL=f"postgresql://lumen@127.0.0.1:{port}/lumen")
-        result = app.test_cli_runner().invoke(args=["db", "apply"])
+        with logs.recorded() as events:
+            result = app.test_cli_runner().invoke(args=["db", "apply"])
 
-    assert (result.exit_code, result.output) == (1, "Error: the database does not answer\n")
+    assert (result.exit_code, result.output) == (1, "")
+    assert events == [{"event": "command_failed", "problem": "the database does not answer", "sqlstate": None}]
 
 
 def test_a_database_that_is_away_fails_the_release(make_app: AppFactory, tmp_path: Path) -> None:
     app = make_app(DATABASE_URL=f"postgresql://lumen@/lumen?host={quote(str(tmp_path), safe='')}")
 
-    result = app.test_cli_runner().invoke(args=["db", "apply"])
+    with logs.recorded() as events:
+        result = app.test_cli_runner().invoke(args=["db", "apply"])
 
-    assert (result.exit_code, result.output.partition(": ")[0]) == (1, "Error")
-    assert "connection to server" in result.output
+    assert (result.exit_code, result.output) == (1, "")
+    assert "connection to server" in events[0]["problem"]
+
+
+def test_what_the_server_says_about_a_statement_is_not_logged(
+    empty: str, directory: Path, make_app: AppFactory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add(directory, "9000.bad", "do $$ begin raise exception 'canary@example.com'; end $$;")
+
+    result = make_app(DATABASE_URL=empty).test_cli_runner().invoke(args=["db", "apply"])
+
+    out, err = capfd.readouterr()
+    (failed,) = [event for event in logs.read(out) if event["event"] == "command_failed"]
+    assert (result.exit_code, failed["error_class"], failed["sqlstate"]) == (1, "RaiseException", "P0001")
+    assert "canary" not in out + err + result.output

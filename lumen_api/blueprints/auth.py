@@ -11,7 +11,9 @@ from lumen_api import db, rate_limits, rfc3339, validation
 from lumen_api.auth import InvalidToken, magic_links, session_cookie, signed_in
 from lumen_api.email import EmailUnavailable, RecipientRefused, mailer
 from lumen_api.errors import Busy, DatabaseUnavailable
+from lumen_api.observability import metrics
 from lumen_api.observability.logging import log_event
+from lumen_api.observability.tracing import traced
 from lumen_api.rate_limits import limited_by_ip
 from lumen_api.repositories import auth_sessions, auth_tokens
 
@@ -19,6 +21,7 @@ bp = Blueprint("auth", __name__, url_prefix="/v1/auth")
 
 
 @bp.post("/request-link")
+@traced("auth.request_link")
 @limited_by_ip("link_per_ip")
 def request_link() -> ResponseReturnValue:
     """Mail a link. Nothing here depends on whether the address has an account, so the answer cannot tell."""
@@ -32,18 +35,19 @@ def request_link() -> ResponseReturnValue:
     try:
         mailer().send_link(to=email, url=url)
     except (RecipientRefused, EmailUnavailable) as error:
-        log_event("auth_request", outcome=error.outcome)
+        _report("auth_request", error.outcome)
         # With the database away the row stays until it expires; nobody has its token.
         with suppress(Busy, DatabaseUnavailable), db.connection() as conn:
             auth_tokens.delete(conn, token_hash=token.digest)
         if isinstance(error, EmailUnavailable):
             raise
         return {"status": "ok"}
-    log_event("auth_request", outcome="sent")
+    _report("auth_request", "sent")
     return {"status": "ok", **({"magic_link": url} if links.shown_to_caller() else {})}
 
 
 @bp.post("/verify")
+@traced("auth.verify")
 @limited_by_ip("verify_per_ip")
 def verify() -> ResponseReturnValue:
     """Turn the token of a link into a sign-in, once."""
@@ -51,9 +55,9 @@ def verify() -> ResponseReturnValue:
     cookie = session_cookie()
     session = cookie.ids.new()
     if token_hash is None or not _redeem(token_hash, session.digest):
-        log_event("auth_verify", outcome="invalid_token")
+        _report("auth_verify", "invalid_token")
         raise InvalidToken
-    log_event("auth_verify", outcome="signed_in")
+    _report("auth_verify", "signed_in")
     return cookie.set(jsonify(status="ok"), session)
 
 
@@ -100,3 +104,9 @@ def logout_all() -> ResponseReturnValue:
     with db.connection() as conn:
         revoked = auth_sessions.delete_all(conn, user_id=g.user_id)
     return session_cookie().cleared(jsonify(status="ok", revoked=revoked))
+
+
+def _report(event: str, outcome: str) -> None:
+    """What came of a link: nothing about whose it is."""
+    log_event(event, outcome=outcome)
+    metrics.AUTH_EVENTS.record(1, event, outcome)

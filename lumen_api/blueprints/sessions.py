@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from lumen_api import db, rfc3339, validation
 from lumen_api.auth import signed_in
 from lumen_api.errors import ApiError
+from lumen_api.observability.tracing import traced
 from lumen_api.repositories import sessions
 from lumen_api.repositories.sessions import Position, Session
 
@@ -27,6 +28,7 @@ class SessionAlreadyEnded(ApiError):
 
 
 @bp.post("/start")
+@traced("session.start")
 @signed_in
 def start() -> ResponseReturnValue:
     """Record when a session began. Safe to send again: the first start stands."""
@@ -38,6 +40,7 @@ def start() -> ResponseReturnValue:
 
 
 @bp.post("/end")
+@traced("session.end")
 @signed_in
 def end() -> ResponseReturnValue:
     """Record when a session ended, and its hash. Safe to send again, and before the start has arrived."""

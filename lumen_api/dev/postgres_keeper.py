@@ -21,7 +21,9 @@ SUPERUSER = "lumen"
 SETTINGS = {
     "listen_addresses": "",  # a Unix socket in a folder of mode 0700 only
     "unix_socket_permissions": "0700",
-    # psycopg2 writes values into the SQL, and PostgreSQL logs the SQL of every error: addresses, hashes.
+    # psycopg2 writes values into the SQL, and PostgreSQL logs the SQL of every error: addresses, hashes. An error's own
+    # text can quote a value too. What went wrong is in our log, by class.
+    "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }

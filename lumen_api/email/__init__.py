@@ -14,6 +14,7 @@ import jinja2
 from flask import Flask, current_app
 
 from lumen_api.errors import ApiError
+from lumen_api.observability import metrics, tracing
 
 # Seconds. A mail that has not been handed over by then has failed.
 TIMEOUT = 4.0
@@ -45,7 +46,9 @@ class Mail:
 
 
 class Provider(Protocol):
-    """Hands mails over to the outside world."""
+    """Hands mails over to the outside world. `name` is the one in traces and metrics."""
+
+    name: str
 
     def send(self, mail: Mail) -> None:
         """Return when the mail was accepted, raise RecipientRefused if it never will be, and anything else if not."""
@@ -64,9 +67,20 @@ class Mailer:
 
     def send_link(self, *, to: str, url: str) -> None:
         """Mail `url` to `to`. Raises RecipientRefused or EmailUnavailable."""
+        outcome = "sent"
+        try:
+            with tracing.span("email.send", {"lumen.email.provider": self._provider.name}, client=True):
+                self._hand_over(self._render(to, url))
+        except (RecipientRefused, EmailUnavailable) as error:
+            outcome = error.outcome
+            raise
+        finally:
+            metrics.EMAILS.record(1, self._provider.name, outcome)
+
+    def _hand_over(self, mail: Mail) -> None:
         if not self._slots.acquire(blocking=False):
             raise EmailUnavailable
-        future = self._executor.submit(self._provider.send, self._render(to, url))
+        future = self._executor.submit(self._provider.send, mail)
         # When the thread is done, and not when we stop waiting for it.
         future.add_done_callback(lambda _: self._slots.release())
         try:

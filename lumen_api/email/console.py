@@ -10,6 +10,8 @@ from lumen_api.email import Mail
 class Console:
     """Prints the link."""
 
+    name = "console"
+
     def send(self, mail: Mail) -> None:
         """See Provider.send()."""
         print(f"\n  Magic link: {mail.url}\n", file=sys.stderr, flush=True)

@@ -16,6 +16,8 @@ class ResendError(Exception):
 class Resend:
     """A connection to Resend is kept open between mails."""
 
+    name = "resend"
+
     def __init__(self, api_key: str, *, sender: str, api: str = API) -> None:
         """`sender`: an address of a domain that the account has verified."""
         self._sender = sender

@@ -23,6 +23,8 @@ _DEFAULT_PORT = {"smtps": 465, "smtp": 587}
 class Smtp:
     """`smtps://` speaks TLS from the first byte (RFC 8314); `smtp://` insists on STARTTLS, but for a loopback host."""
 
+    name = "smtp"
+
     def __init__(self, url: str, *, sender: str) -> None:
         """`url`: smtp[s]://user:password@host:port. `sender`: an address, with a display name or without."""
         parts = urlsplit(url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lumen_api.db import Connection, execute, fetch_all, fetch_one
+from lumen_api.db import Connection, execute, fetch_all, fetch_one, statement
 from lumen_api.repositories.sessions import Session
 
 
@@ -26,6 +26,7 @@ class User:
     created_at: datetime
 
 
+@statement
 def find(conn: Connection, *, user_id: str) -> User | None:
     """The user, or None."""
     row = fetch_one(
@@ -36,6 +37,7 @@ def find(conn: Connection, *, user_id: str) -> User | None:
     return User(*row) if row else None
 
 
+@statement
 def links(conn: Connection, *, email: str) -> list[Validity]:
     """The times of the magic links mailed to `email` and not yet used or purged, oldest first."""
     rows = fetch_all(
@@ -46,6 +48,7 @@ def links(conn: Connection, *, email: str) -> list[Validity]:
     return [Validity(*row) for row in rows]
 
 
+@statement
 def sign_ins(conn: Connection, *, user_id: str) -> list[Validity]:
     """The times of a user's sign-ins that have not been ended or purged, oldest first."""
     rows = fetch_all(
@@ -56,6 +59,7 @@ def sign_ins(conn: Connection, *, user_id: str) -> list[Validity]:
     return [Validity(*row) for row in rows]
 
 
+@statement
 def sessions(conn: Connection, *, user_id: str) -> list[Session]:
     """All of a user's conversations, oldest first."""
     rows = fetch_all(
@@ -71,6 +75,7 @@ def sessions(conn: Connection, *, user_id: str) -> list[Session]:
     return [Session(*row) for row in rows]
 
 
+@statement
 def delete(conn: Connection, *, user_id: str) -> None:
     """Delete a user, and with it links, sign-ins and conversations: all of it or nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lumen_api.db import Connection, execute, fetch_one
+from lumen_api.db import Connection, execute, fetch_one, statement
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class SignIn:
     expires_at: datetime
 
 
+@statement
 def find(conn: Connection, *, id_hash: bytes) -> SignIn | None:
     """The sign-in of a cookie, or None when it has ended."""
     row = fetch_one(
@@ -31,11 +32,13 @@ def find(conn: Connection, *, id_hash: bytes) -> SignIn | None:
     return SignIn(*row) if row else None
 
 
+@statement
 def delete(conn: Connection, *, id_hash: bytes) -> None:
     """End a sign-in."""
     execute(conn, "delete from auth_sessions where id_hash = %(id_hash)s", id_hash=id_hash)
 
 
+@statement
 def delete_all(conn: Connection, *, user_id: str) -> int:
     """End every sign-in of a user, and say how many were still good."""
     row = fetch_one(
@@ -49,6 +52,7 @@ def delete_all(conn: Connection, *, user_id: str) -> int:
     return int(row[0]) if row else 0
 
 
+@statement
 def purge(conn: Connection, *, batch: int) -> int:
     """Delete at most `batch` expired sign-ins and say how many. Locked ones are left alone."""
     return execute(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from lumen_api.db import Connection, execute, fetch_one
+from lumen_api.db import Connection, execute, fetch_one, statement
 
 
+@statement
 def create(conn: Connection, *, token_hash: bytes, email: str, ttl: timedelta) -> None:
     """Make a link for `email`. Earlier ones stay good: people click the first mail."""
     execute(
@@ -21,11 +22,13 @@ def create(conn: Connection, *, token_hash: bytes, email: str, ttl: timedelta) -
     )
 
 
+@statement
 def delete(conn: Connection, *, token_hash: bytes) -> None:
     """Take a link back that never reached anybody."""
     execute(conn, "delete from auth_tokens where token_hash = %(token_hash)s", token_hash=token_hash)
 
 
+@statement
 def redeem(
     conn: Connection, *, token_hash: bytes, session_hash: bytes, ttl: timedelta, old_session_hash: bytes | None
 ) -> bool:
@@ -71,6 +74,7 @@ def redeem(
     return row is not None
 
 
+@statement
 def purge(conn: Connection, *, batch: int) -> int:
     """Delete at most `batch` expired links and say how many. Links that somebody is redeeming are left alone."""
     return execute(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lumen_api.db import Connection, fetch_all, fetch_one
+from lumen_api.db import Connection, fetch_all, fetch_one, statement
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Position:
     session_id: str
 
 
+@statement
 def start(conn: Connection, *, user_id: str, session_id: str, started_at: datetime | None) -> Session:
     """Record a start; None: now. If one is there already it stands, and it is the one that comes back."""
     row = fetch_one(
@@ -56,6 +57,7 @@ def start(conn: Connection, *, user_id: str, session_id: str, started_at: dateti
     return Session(*row)
 
 
+@statement
 def end(conn: Connection, *, user_id: str, session_id: str, transcript_hash: str, ended_at: datetime | None) -> Session:
     """Record an end; None: now. If one is there already it stands, and it is the one that comes back."""
     row = fetch_one(
@@ -77,6 +79,7 @@ def end(conn: Connection, *, user_id: str, session_id: str, transcript_hash: str
     return Session(*row)
 
 
+@statement
 def newest(conn: Connection, *, user_id: str, after: Position | None, limit: int) -> list[Session]:
     """At most `limit` of a user's conversations, newest first, those that come `after` a place in that order."""
     # psycopg2 writes the values into the SQL, so the planner sees whether there is a place, and folds the `or` away.

@@ -12,14 +12,18 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.support import ROOT, eventually, free_port
+from tests.support import ROOT, eventually, free_port, logs
 
 
 class Service:
     """gunicorn with `workers` workers. What it prints is in `log`."""
 
-    def __init__(self, env: Mapping[str, str], folder: Path, *, workers: int = 2) -> None:
-        """`env`: the whole configuration; nothing of the test's own environment but PATH gets through."""
+    def __init__(self, env: Mapping[str, str], folder: Path, *, workers: int = 2, project: Path = ROOT) -> None:
+        """`env`: the whole configuration; nothing of the test's own environment but PATH gets through.
+
+        `project`: the checkout to serve.
+        """
+        self.project = project
         self.port = int(env.get("PORT") or free_port())
         self.log = folder / f"service-{self.port}.log"
         self.env = {"PATH": os.environ["PATH"], **env, "PORT": str(self.port), "WEB_CONCURRENCY": str(workers)}
@@ -27,19 +31,21 @@ class Service:
 
     def start(self) -> Service:
         """Start it and wait until it serves."""
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=ROOT, env=self.env, stdout=log, stderr=log
+                [sys.executable, "-m", "gunicorn", "wsgi:app"], cwd=self.project, env=self.env, stdout=file, stderr=file
             )
         eventually(self.serves, within=30)
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it, and say what its exit status was."""
+        """Stop it, and say what its exit status was. Outside development every line that it has printed is an event."""
         assert self.process
         self.process.send_signal(number)
         status = self.process.wait(30)
         self.process = None
+        if self.env.get("APP_ENV") != "development":
+            logs.read(self.log.read_text())
         return status
 
     def __enter__(self) -> Service:
