@@ -1,0 +1,1 @@
+"""What makes the published figures. Not a part of the service."""
