@@ -12,7 +12,7 @@ import click
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from config import WORKER_THREADS, Config, render
+from config import WORKER_THREADS, Config, ConfigError, render
 from lumen_api import auth, cli, db, errors, hooks, migrations, origins, rate_limits, validation
 from lumen_api import email as mail
 from lumen_api.blueprints import account, health, sessions
@@ -88,12 +88,16 @@ def _start_telemetry(app: Flask, config: Config) -> None:
     from lumen_api.observability import telemetry
 
     assert config.otel_endpoint is not None  # that is where it goes
-    telemetry.start(
-        app,
-        telemetry.Collector(config.otel_endpoint, config.otel_headers or {}, config.telemetry),
-        resource=config.telemetry_resource,
-        sampler=(config.otel_traces_sampler, config.otel_traces_sampler_arg),
-    )
+    try:
+        telemetry.start(
+            app,
+            telemetry.Collector(config.otel_endpoint, config.otel_headers or {}, config.telemetry),
+            resource=config.telemetry_resource,
+            sampler=(config.otel_traces_sampler, config.otel_traces_sampler_arg),
+        )
+    except (ValueError, RuntimeError) as error:
+        # It reads many more variables by itself, and does not name the one that it refuses.
+        raise ConfigError([("OTEL_*", f"is refused by OpenTelemetry: {error}")], config) from error
 
 
 def _init_auth(app: Flask, config: Config) -> None:

@@ -26,6 +26,8 @@ WORKER_THREADS = 8
 # OpenTelemetry's variables that have one meaning here, which is no matter of choice.
 _ONLY = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/protobuf",),
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("http/protobuf",),
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": ("http/protobuf",),
     "OTEL_PROPAGATORS": ("tracecontext", "baggage"),  # of which `traceparent` is read
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (),
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": (),
@@ -288,7 +290,7 @@ class Config:
         if self.resend_api_key and self.smtp_url:
             yield "SMTP_URL", "is set beside RESEND_API_KEY: choose one mail provider"
         for name, only in _ONLY.items():
-            if not set(env.get(name, "").split(",")) <= {"", *only}:
+            if not {part.strip() for part in env.get(name, "").split(",")} <= {"", *only}:
                 yield name, f"must be {' or '.join([*only, 'not set'])}"
         if not self.development:
             yield from self._missing_parts(env)

@@ -3,10 +3,9 @@
 import os
 import signal
 import sys
-from logging import ERROR
 
 from config import WORKER_THREADS, Config, ConfigError
-from lumen_api.observability import logging
+from lumen_api.observability import logging, tracing
 
 logging.take_over()
 try:
@@ -15,8 +14,7 @@ except ConfigError as error:
     if error.app_env == "development":
         sys.exit(error.message)
     logging.configure("ERROR", env=error.app_env, readable=False)
-    for variable, problem in error.problems:
-        logging.log_event("invalid_configuration", ERROR, variable=variable, problem=problem)
+    logging.log_problems(error.problems)
     sys.exit(1)
 
 bind = f"{_config.host}:{_config.port}"
@@ -24,11 +22,12 @@ worker_class = "gthread"
 threads = WORKER_THREADS
 # Without it the kernel hands the connections to one worker far more often than to the other (32 of 32 was seen).
 reuse_port = True
-# Seconds. A worker whose main loop is stuck for `timeout` is replaced (a slow client does not count: docs/deploy.md);
-# one that is told to stop has `graceful_timeout` for the requests that it has accepted, less than the 30 s that a PaaS
-# waits before it kills.
+# Seconds. A worker whose main loop is stuck for `timeout` is replaced (a slow client does not count: docs/deploy.md).
 timeout = 30
-graceful_timeout = 20
+# One that is told to stop has GRACE for the requests that it has accepted, and sends its last telemetry then. It is
+# killed after `graceful_timeout`, which is less than the 30 s that a PaaS waits before it kills.
+GRACE = 20
+graceful_timeout = GRACE + 5
 # Above the idle timeout of the balancers in front, which would otherwise reuse a connection that we are closing.
 keepalive = 75
 control_socket_disable = True
@@ -48,8 +47,14 @@ def post_fork(_, __):
 
 def post_worker_init(worker):
     """Let Ctrl-C stop a worker as SIGTERM does: gthread's own handler for it can deadlock with its thread pool."""
+    worker.cfg.set("graceful_timeout", GRACE)
     signal.signal(signal.SIGINT, worker.handle_exit)
     signal.signal(signal.SIGQUIT, worker.handle_exit)
+
+
+def worker_exit(_, __):
+    """Send the last telemetry before Python waits for threads that a slow client may hold."""
+    tracing.stop()
 
 
 def when_ready(_):

@@ -56,7 +56,7 @@ def _db(database: Database) -> AppGroup:
         log_event("database_up_to_date")
 
     @group.command("rollback")
-    @click.option("--count", default=1, show_default=True, help="How many migrations to undo.")
+    @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many to undo.")
     def rollback(count: int) -> None:
         """Undo the last migration."""
         with _logged_errors():

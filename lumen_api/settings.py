@@ -76,11 +76,13 @@ def name(text: str) -> str:
 
 def pairs(text: str) -> dict[str, str]:
     """key=value, comma-separated"""
-    # As OpenTelemetry has it: a value is percent-encoded where it holds a comma, a space or an equals sign.
-    found = [part.partition("=") for part in _listed(text)]
-    if not all(key and equals and re.fullmatch(r"[!-~]*", key + value) for key, equals, value in found):
+    # As OpenTelemetry has it: a value is percent-encoded where it holds a comma, a space or an equals sign. A key must
+    # be fit for a header's name and a decoded value for a header's value (RFC 9110, sections 5.1 and 5.5).
+    matches = [re.fullmatch(r"([A-Za-z0-9!#$%&'*+.^_`|~-]+)=([!-~]*)", part) for part in _listed(text)]
+    found = {match[1]: unquote(match[2]) for match in matches if match}
+    if not all(matches) or not all(re.fullmatch(r"[ -~]*", value) for value in found.values()):
         raise ValueError("must be pairs like key=value, with commas between them")
-    return {key: unquote(value) for key, _, value in found}
+    return found
 
 
 def duration(text: str) -> timedelta:

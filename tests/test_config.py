@@ -148,7 +148,7 @@ UNREADABLE = {
     ],
     "RESEND_API_KEY": ["re_ key", "ré", "re_\nkey"],
     "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4317", "grpc://h", "https://u:p@h", "https://h?x"],
-    "OTEL_EXPORTER_OTLP_HEADERS": ["key", "=value", "a=b,", "a=b,c", "ä=b", "a b=c"],
+    "OTEL_EXPORTER_OTLP_HEADERS": ["key", "=value", "a=b,", "a=b,c", "ä=b", "a b=c", "a:b=c", "a=b%0Ac", "a=%E2%82%AC"],
     "OTEL_SERVICE_NAME": ["two words", "ä", "a" * 256],
     "OTEL_RESOURCE_ATTRIBUTES": ["region", "=eu", "a=b;c d=e"],
     "OTEL_TRACES_SAMPLER": ["sometimes", "ALWAYS_ON", "0.1", "jaeger_remote"],

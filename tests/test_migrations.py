@@ -155,3 +155,13 @@ def test_what_the_server_says_about_a_statement_is_not_logged(
     (failed,) = [event for event in logs.read(out) if event["event"] == "command_failed"]
     assert (result.exit_code, failed["error_class"], failed["sqlstate"]) == (1, "RaiseException", "P0001")
     assert "canary" not in out + err + result.output
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "all"])
+def test_a_rollback_is_of_one_or_more(empty: str, make_app: AppFactory, count: str) -> None:
+    migrations.apply(empty)
+
+    result = make_app(DATABASE_URL=empty).test_cli_runner().invoke(args=["db", "rollback", "--count", count])
+
+    assert result.exit_code == 2
+    assert applied(empty) == NAMES

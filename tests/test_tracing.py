@@ -12,7 +12,6 @@ from types import ModuleType
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, TraceState
 
@@ -221,7 +220,7 @@ def test_a_database_that_is_away_is_an_error_by_its_class(serve: ServiceFactory,
 def test_an_unknown_attribute_event_link_or_status_text_is_taken_away() -> None:
     memory = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(AllowedSpans(memory)))
+    provider.add_span_processor(AllowedSpans(memory))
     elsewhere = SpanContext(1, 2, True, TraceFlags(1), TraceState([(CANARY, CANARY)]))
     link = Link(elsewhere, {CANARY: CANARY})
 

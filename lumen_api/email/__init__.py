@@ -67,11 +67,12 @@ class Mailer:
 
     def send_link(self, *, to: str, url: str) -> None:
         """Mail `url` to `to`. Raises RecipientRefused or EmailUnavailable."""
-        outcome = "sent"
+        outcome = EmailUnavailable.outcome
         try:
             with tracing.span("email.send", {"lumen.email.provider": self._provider.name}, client=True):
                 self._hand_over(self._render(to, url))
-        except (RecipientRefused, EmailUnavailable) as error:
+            outcome = "sent"
+        except RecipientRefused as error:
             outcome = error.outcome
             raise
         finally:
@@ -80,7 +81,11 @@ class Mailer:
     def _hand_over(self, mail: Mail) -> None:
         if not self._slots.acquire(blocking=False):
             raise EmailUnavailable
-        future = self._executor.submit(self._provider.send, mail)
+        try:
+            future = self._executor.submit(self._provider.send, mail)
+        except RuntimeError as error:  # no thread can be started
+            self._slots.release()
+            raise EmailUnavailable from error
         # When the thread is done, and not when we stop waiting for it.
         future.add_done_callback(lambda _: self._slots.release())
         try:

@@ -44,6 +44,12 @@ def log_event(event: str, level: int = logging.INFO, *, exc_info: BaseException 
     _events.log(level, event, extra={"fields": fields}, exc_info=exc_info)
 
 
+def log_problems(problems: list[tuple[str, str]]) -> None:
+    """Write why the process does not start: a variable and what is wrong with it, a line each."""
+    for variable, problem in problems:
+        log_event("invalid_configuration", logging.ERROR, variable=variable, problem=problem)
+
+
 def configure(level: str, *, env: str, readable: bool) -> None:
     """Send every record of this process to stdout, as JSON or (`readable`) for a person."""
     logging.config.dictConfig(settings(level, env=env, readable=readable))
@@ -90,7 +96,7 @@ def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
 ) -> None:
     warning = message if isinstance(message, Warning) else category(message)
-    log_event("warning", logging.WARNING, exc_info=warning, at=f"{_short(filename)}:{lineno}")
+    log_event("warning", logging.WARNING, exc_info=warning, at=_place(filename, lineno))
 
 
 class JsonFormatter(logging.Formatter):
@@ -117,7 +123,8 @@ def _own(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _foreign(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {"event": "library", **request_ids(), "logger": record.name, "at": f"{record.module}:{record.lineno}"}
+    at = _place(record.module, record.lineno)
+    fields = {"event": "library", **request_ids(), "logger": _ODD.sub("_", record.name), "at": at}
     if record.args and isinstance(record.msg, str):
         fields["template"] = record.msg[:500]  # "Connection in use: %s": what is filled in stays out
     return fields
@@ -136,18 +143,17 @@ def _error(record: logging.LogRecord) -> dict[str, Any]:
     if kind is None:
         return {}
     frames = traceback.extract_tb(trace)[-_FRAMES:]
-    stack = [_ODD.sub("_", f"{_short(frame.filename)}:{frame.lineno}:{frame.name}") for frame in frames]
+    stack = [f"{_place(frame.filename, frame.lineno)}:{_ODD.sub('_', frame.name)}" for frame in frames]
     while sum(map(len, stack)) > _STACK:
         del stack[0]
     return {"error_class": _ODD.sub("_", kind.__name__), **({"stack": stack} if stack else {})}
 
 
-def _short(filename: str) -> str:
-    """The path from its package on: enough to find the line, nothing about the machine."""
-    for root in (*_LIBRARIES, _PROJECT):
-        if filename.startswith(root):
-            return filename[len(root) :]
-    return filename.rpartition("/")[2]
+def _place(filename: str, line: int | None) -> str:
+    """The path from its package on, and the line: enough to find it, nothing about the machine."""
+    roots = (root for root in (*_LIBRARIES, _PROJECT) if filename.startswith(root))
+    short = filename.removeprefix(next(roots, filename.rpartition("/")[0] + "/"))
+    return f"{_ODD.sub('_', short)}:{line}"
 
 
 def readable_formatter() -> logging.Formatter:

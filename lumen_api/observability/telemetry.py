@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
+import flask
 from flask import Flask
 from opentelemetry import context, propagate, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -29,14 +30,13 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from lumen_api.observability import metrics, tracing
 
-# Seconds for the last batches at the end of the process. Together with gunicorn's graceful_timeout it stays below the
-# 30 s that a PaaS waits before it kills.
+# Seconds for the last batches at the end of the process. gunicorn.conf.py leaves time for them.
 FLUSH = 4.0
 
 _SCOPE = "lumen"
@@ -71,7 +71,7 @@ class Telemetry:
         self._tracers = TracerProvider(sampler=_SAMPLERS[name](ratio), resource=who, shutdown_on_exit=False)
         if "traces" in collector.signals:
             spans = OTLPSpanExporter(f"{collector.url}/v1/traces", headers=collector.headers)
-            self._tracers.add_span_processor(BatchSpanProcessor(AllowedSpans(spans)))
+            self._tracers.add_span_processor(AllowedSpans(spans))
         self._tracer = self._tracers.get_tracer(_SCOPE)
         readers = []
         if "metrics" in collector.signals:
@@ -98,6 +98,7 @@ class Telemetry:
 
     def instrument(self, app: Flask) -> None:
         """Give each request of `app` a span. Its hook must be the first, or a 404 gets none."""
+        app.request_class = Request
         FlaskInstrumentor.instrument_app(  # type: ignore[no-untyped-call]
             app,
             tracer_provider=self._tracers,
@@ -131,7 +132,9 @@ class Telemetry:
         return trace.format_trace_id(current.trace_id) if current.is_valid else None
 
     def stop(self) -> None:
-        """Send what is there, for FLUSH seconds at most."""
+        """Send what is there, for FLUSH seconds at most; once is enough."""
+        if self._ending.is_set():
+            return
         give_up = monotonic() + FLUSH
         self._ending.set()
         for flush in self._flushes:
@@ -155,20 +158,24 @@ class TraceParent(TraceContextTextMapPropagator):
         return super().extract({"traceparent": getter.get(carrier, "traceparent")}, context)
 
 
-class AllowedSpans(SpanExporter):
-    """Hands spans on to another exporter, without what is not on the list."""
+class AllowedSpans(BatchSpanProcessor):
+    """Queues spans without what is not on the list: callers must not fill the queue with long headers either."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
-        """`exporter`: the one that sends them."""
-        self._exporter = exporter
+    def on_end(self, span: ReadableSpan) -> None:
+        """See SpanProcessor."""
+        super().on_end(_allowed(span))
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """See SpanExporter."""
-        return self._exporter.export([_allowed(span) for span in spans])
 
-    def shutdown(self) -> None:
-        """See SpanExporter."""
-        self._exporter.shutdown()
+class Request(flask.Request):
+    """A request whose URL may be read: the instrumentation does so, and Werkzeug raises on a Host like "xn--a"."""
+
+    @property
+    def url(self) -> str:
+        """The URL, or nothing."""
+        try:
+            return super().url
+        except UnicodeError:
+            return ""
 
 
 def _allowed(span: ReadableSpan) -> ReadableSpan:
@@ -207,5 +214,4 @@ def start(app: Flask, collector: Collector, *, resource: Mapping[str, str], samp
     telemetry = Telemetry(collector, resource=resource, sampler=sampler)
     telemetry.instrument(app)
     tracing.backend = telemetry
-    app.extensions["lumen.telemetry"] = telemetry
     atexit.register(telemetry.stop)

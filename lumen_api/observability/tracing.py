@@ -43,6 +43,9 @@ class Backend(Protocol):
     def trace_id(self) -> str | None:
         """The current trace's, or None outside of one."""
 
+    def stop(self) -> None:
+        """Send what is there, and nothing more."""
+
 
 backend: Backend | None = None
 
@@ -82,3 +85,9 @@ def describe(attributes: Attributes) -> None:
 def trace_id() -> str | None:
     """The current trace's, as 32 hex digits, or None."""
     return None if backend is None else backend.trace_id()
+
+
+def stop() -> None:
+    """Send the last spans and metrics, for some seconds at most. The process is about to end."""
+    if backend is not None:
+        backend.stop()
