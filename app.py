@@ -97,7 +97,9 @@ def _start_telemetry(app: Flask, config: Config) -> None:
         )
     except (ValueError, RuntimeError) as error:
         # It reads many more variables by itself, and does not name the one that it refuses.
-        raise ConfigError([("OTEL_*", f"is refused by OpenTelemetry: {error}")], config) from error
+        problems = [("OTEL_*", f"is refused by OpenTelemetry: {error}")]
+        logging.log_problems(problems)  # of an exception gunicorn shows the class alone
+        raise ConfigError(problems, config) from error
 
 
 def _init_auth(app: Flask, config: Config) -> None:
