@@ -9,15 +9,17 @@ auth            signed tokens, magic links, the session cookie, the guard
 rate_limits     Flask-Limiter, its keys, and counting on when Redis is away
 db              the connection pool; connection() and transaction()
 migrations      yoyo, on the connection string that the service itself uses
-blueprints/     health  auth  sessions  account: read, ask the repository, decide, answer
+blueprints/     health  auth  sessions  account: read, ask the repository, decide, answer. openapi  docs: the contract
 repositories/   one SQL statement a function, and nothing else
 email/          the mail, and its providers: console, smtp, resend
+transcript_hash the hash that clients send, for tools and tests: the standard library alone
 settings        how a variable's text becomes a value; config.py lists the variables
 observability/  what the process says about itself: logging, tracing, metrics, and telemetry, which sends the last two
-dev/            the embedded PostgreSQL; never imported in production
-cli             `flask db`, `flask purge`, `flask check-config`
+dev/            the embedded PostgreSQL, the playground, the greeting; never imported in production
+cli             `flask db`, `flask purge`, `flask check-config`, `flask transcript-hash`
 
 Imports point one way: wsgi -> app -> {config, hooks, origins, blueprints, email providers, cli} ->
-{auth, validation, rate_limits, repositories} -> {errors, db, rfc3339, observability, settings}. Repositories know `db`
-alone. Nothing here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
+{auth, validation, rate_limits, repositories} -> {errors, db, rfc3339, observability, settings, transcript_hash}.
+Repositories know `db` alone. Nothing here imports `app` or `config`: app.py hands the values in.
+tests/test_architecture.py holds it.
 """

@@ -1,4 +1,4 @@
-"""What an operator types: `flask db`, `flask purge`, `flask check-config`.
+"""What an operator types: `flask db`, `flask purge`, `flask check-config`, `flask transcript-hash`.
 
 A command that does something logs what it did, like any other part of the service: in production it runs unattended.
 A command that answers a question prints the answer.
@@ -6,9 +6,11 @@ A command that answers a question prints the answer.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, BinaryIO, NoReturn
 
 import click
 import psycopg2
@@ -21,6 +23,7 @@ from lumen_api.errors import ApiError
 from lumen_api.observability import metrics
 from lumen_api.observability.logging import log_event
 from lumen_api.repositories import auth_sessions, auth_tokens
+from lumen_api.transcript_hash import TranscriptError, transcript_hash
 
 PURGE_BATCH = 1000
 
@@ -42,6 +45,15 @@ def init_app(app: Flask, database: Database, *, configuration: str) -> None:
     def check_config() -> None:
         """Print the configuration in force, secrets masked. Exits 1 and lists every problem if there are any."""
         click.echo(f"{configuration}\n\nno problems")
+
+    @app.cli.command("transcript-hash")
+    @click.argument("file", type=click.File("rb"), default="-")
+    def transcript_hash_command(file: BinaryIO) -> None:
+        """Print the hash of a transcript: a JSON list of messages, in FILE or on stdin."""
+        try:
+            click.echo(transcript_hash(_read_json(file)))
+        except TranscriptError as error:
+            raise click.ClickException(str(error)) from None
 
 
 def _db(database: Database) -> AppGroup:
@@ -71,6 +83,19 @@ def _db(database: Database) -> AppGroup:
                 click.echo(f"{'applied' if applied else 'missing'}  {name}")
 
     return group
+
+
+def _read_json(file: BinaryIO) -> Any:
+    """What a file says in JSON, in UTF-8 or UTF-16, with a byte order mark or without."""
+    try:
+        # Integers as floats: Python reads none of more than 4300 digits, and no number is ever hashed.
+        return json.loads(file.read(), parse_int=float, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise click.ClickException("the transcript is not JSON") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager

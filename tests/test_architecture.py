@@ -25,7 +25,7 @@ PACKAGE = ROOT / "lumen_api"
 ROWS = [
     {"cli", "hooks", "origins", "blueprints", "email"},
     {"auth", "validation", "rate_limits", "repositories", "migrations"},
-    {"errors", "db", "rfc3339", "observability", "settings"},
+    {"errors", "db", "rfc3339", "observability", "settings", "transcript_hash"},
 ]
 # Only app.py puts these together; of the parts, only blueprints send mail.
 FOR_APP_ALONE = {"cli", "hooks", "origins", "blueprints"}

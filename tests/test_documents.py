@@ -109,7 +109,7 @@ def test_every_make_command_that_is_named_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
 def test_every_flask_command_that_is_named_exists(document: Path) -> None:
-    known = {"run", "db apply", "db rollback", "db status", "purge", "check-config", "db"}
+    known = {"run", "db apply", "db rollback", "db status", "purge", "check-config", "transcript-hash", "db"}
     named = re.findall(r"(?:^|`|=1 )flask ((?:db )?[a-z-]+)", document.read_text(), flags=re.MULTILINE)
 
     assert set(named) <= known
