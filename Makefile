@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+BROWSER := .venv/browser-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full programs lint lock docs clean
+.PHONY: help run test test-full screenshots programs lint lock docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another port) with a PostgreSQL of its own
 	@APP_ENV=development exec $(BIN)/flask run
@@ -15,13 +16,19 @@ run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another
 test: $(INSTALLED) ## all tests that need nothing but Python
 	$(BIN)/pytest -m 'not full'
 
-test-full: programs test ## all tests, also those that need programs from Debian (curl, pgbouncer, nginx)
+test-full: programs $(BROWSER) test ## all tests, also those that need programs from Debian (chromium, nginx, ...)
 	PATH="$$PATH:/usr/sbin" $(BIN)/pytest -m full
 
+screenshots: $(BROWSER) ## the pictures in docs/images, from a real browser (needs chromium)
+	$(BIN)/python -m scripts.screenshots
+
+PROGRAMS := chromium curl nginx node pgbouncer
+PACKAGES := chromium curl nginx nodejs pgbouncer
+
 programs:
-	@PATH="$$PATH:/usr/sbin"; for program in curl pgbouncer nginx; do \
+	@PATH="$$PATH:/usr/sbin"; for program in $(PROGRAMS); do \
 		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
-	test -z "$$missing" || { echo "make test-full needs:$$missing (apt-get install$$missing)" >&2; exit 1; }
+	test -z "$$missing" || { echo "make test-full needs:$$missing (Debian: apt-get install $(PACKAGES))" >&2; exit 1; }
 
 lint: $(INSTALLED) ## ruff, mypy
 	$(BIN)/ruff check
@@ -31,6 +38,7 @@ lint: $(INSTALLED) ## ruff, mypy
 lock: $(INSTALLED) ## pin the newest versions of requirements*.in (add ONLY=name to renew one package)
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile $(LOCK) requirements-browser.in -o requirements-browser.txt
 
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
        $(if $(ONLY),--upgrade-package $(ONLY),--upgrade)
@@ -47,4 +55,8 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+$(BROWSER): $(INSTALLED) requirements-browser.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.txt
 	@touch $@

@@ -15,7 +15,7 @@ from flask.json.provider import DefaultJSONProvider
 from config import WORKER_THREADS, Config, ConfigError, render
 from lumen_api import auth, cli, db, errors, hooks, migrations, origins, rate_limits, validation
 from lumen_api import email as mail
-from lumen_api.blueprints import account, health, sessions
+from lumen_api.blueprints import account, docs, health, openapi, sessions
 from lumen_api.blueprints import auth as auth_routes
 from lumen_api.email.console import Console
 from lumen_api.email.resend import Resend
@@ -58,17 +58,19 @@ def create_app(config: Config | None = None) -> Flask:
         key=auth.derive_key(config.auth_token_secrets[0], "rate limits"),
     )
     _init_auth(app, config)
-    mail.init_app(
-        app, mail.Mailer(_email_provider(config), link_ttl=config.auth_token_ttl, at_once=WORKER_THREADS // 2)
-    )
+    provider = _email_provider(config)
+    mail.init_app(app, mail.Mailer(provider, link_ttl=config.auth_token_ttl, at_once=WORKER_THREADS // 2))
     database = db.Database(_database_url(config), size=config.database_pool_size)
     db.init_app(app, database)
-    for blueprint in (health.bp, auth_routes.bp, sessions.bp, account.bp):
+    for blueprint in (health.bp, auth_routes.bp, sessions.bp, account.bp, openapi.bp):
         app.register_blueprint(blueprint)
+    if config.docs_shown:
+        app.register_blueprint(docs.bp)
     cli.init_app(app, database, configuration=f"{render(config.shown())}\n\n{config.telemetry_shown}")
     if config.development:
-        from lumen_api.dev import welcome
+        from lumen_api.dev import playground, welcome
 
+        playground.init_app(app, provider.mails if isinstance(provider, Console) else ())
         welcome.greet_flask_run(config.port)
     return app
 

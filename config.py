@@ -152,6 +152,9 @@ class Config:
         "a loopback host may do without).",
         show=kind.url_without_credentials,
     )
+    api_docs: bool | None = variable(
+        "API_DOCS", kind.boolean, None, "`1`: the API's documentation is at `/docs`. Default: only in development."
+    )
     log_level: str = variable("LOG_LEVEL", kind.log_level, "INFO", "Least severe level that is logged.")
     otel_endpoint: str | None = variable(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -208,7 +211,11 @@ class Config:
 
     def shown(self) -> list[tuple[str, str]]:
         """Every variable with the value in force, secrets masked."""
-        effective = {"app_url": self.link_base, "auth_cookie_name": self.session_cookie_name}
+        effective = {
+            "app_url": self.link_base,
+            "auth_cookie_name": self.session_cookie_name,
+            "api_docs": self.docs_shown,
+        }
         values = {name: effective.get(name, getattr(self, name)) for name in self.settings()}
         return [
             (setting.name, "(not set)" if values[name] is None else setting.show(values[name]))
@@ -244,6 +251,11 @@ class Config:
         # The prefix makes browsers refuse the cookie unless it is Secure, host-only and for the whole site
         # (RFC 6265bis, section 4.1.3.2); they would refuse it on plain http too, hence the other name.
         return self.auth_cookie_name or ("lumen_session" if self.development else "__Host-lumen_session")
+
+    @property
+    def docs_shown(self) -> bool:
+        """Whether `/docs` is there."""
+        return self.development if self.api_docs is None else self.api_docs
 
     @property
     def rate_limits(self) -> dict[str, str]:

@@ -41,7 +41,7 @@ def open_request() -> None:
 def close_request(response: Response) -> Response:
     """Put on what every answer carries, and report the request when its answer has ended."""
     response.headers["X-Request-Id"] = g.request_id
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")  # /docs alone says otherwise
     response.headers["X-Content-Type-Options"] = "nosniff"
     report = _report(response.status_code)
     if response.is_streamed:

@@ -46,8 +46,8 @@ def integer(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def boolean(text: str) -> bool:
-    """true or false"""
-    return choice("true", "false")(text.lower()) == "true"
+    """true or false (1 or 0)"""
+    return choice("true", "false", "1", "0")(text.lower()) in ("true", "1")
 
 
 def ratio(text: str) -> float:

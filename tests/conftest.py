@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ from tests.support.valkey import Valkey
 SECRET = "a-secret-of-the-tests-long-enough-for-production"
 ORIGIN = "https://app.example.com"
 PLENTY = "100000/minute"
+
+# `make test-full` installs what it needs.
+collect_ignore = [] if find_spec("playwright") else ["test_browser.py"]
 
 AppFactory = Callable[..., Flask]
 ServiceFactory = Callable[..., Service]

@@ -155,7 +155,8 @@ UNREADABLE = {
     "OTEL_TRACES_SAMPLER_ARG": ["-0.1", "1.1", "10%", "nan", "inf", "half"],
     "OTEL_TRACES_EXPORTER": ["console", "otlp,console"],
     "OTEL_METRICS_EXPORTER": ["prometheus", "OTLP"],
-    "OTEL_SDK_DISABLED": ["yes", "1", "0"],
+    "OTEL_SDK_DISABLED": ["yes", "on", "2"],
+    "API_DOCS": ["yes", "development", "-1"],
     "SMTP_URL": [
         "mail.example.com",
         "smtp://",

@@ -24,7 +24,10 @@ from tests.support import ROOT, databases, eventually, free_port, logs, processe
 
 FLASK_RUN = ("-m", "flask", "run")
 GUNICORN = ("-m", "gunicorn", "wsgi:app")
-PARTS = ("app.py", "config.py", "wsgi.py", "gunicorn.conf.py", ".flaskenv", "lumen_api", "migrations")
+PARTS = (
+    *("app.py", "config.py", "wsgi.py", "gunicorn.conf.py", ".flaskenv", "openapi.yaml"),
+    *("clients", "lumen_api", "migrations"),
+)
 
 
 class Started:
@@ -138,7 +141,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 
 def journey(printed: str) -> str:
     """The lines that the greeting invites to paste."""
-    _, _, rest = printed.partition("Sign in and record a session:\n\n")
+    _, _, rest = printed.partition("paste this into a terminal:\n\n")
     lines = rest.partition("\n\n")[0].splitlines()
     assert all(line.startswith("  ") for line in lines)
     return "\n".join(line[2:] for line in lines)

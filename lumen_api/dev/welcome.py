@@ -24,7 +24,7 @@ def text(port: int) -> str:
     """The greeting of a service on `port`."""
     url = f"http://localhost:{port}"
     journey = JOURNEY.replace("http://localhost:8080", url).replace("\n", "\n  ").rstrip()
-    return f"\nLumen is at {url} (Ctrl-C stops it). Sign in and record a session:\n{journey}\n"
+    return f"\nLumen is at {url} (Ctrl-C stops it): open it in a browser, or paste this into a terminal:\n{journey}\n"
 
 
 def greet_flask_run(port: int) -> None:
