@@ -47,7 +47,7 @@ class Playground:
         self.page.get_by_label("Email address").fill(email)
         self.page.get_by_role("button", name="Mail me a link").click()
         link = self.page.frame_locator("#mail-body").get_by_role("link", name="Sign in", exact=True)
-        address = link.get_attribute("href")
+        address: str | None = link.get_attribute("href")
         assert address
         return address
 
@@ -61,7 +61,8 @@ class Playground:
         """Start a session, and return its id."""
         self.page.get_by_role("button", name="Start a session").click()
         expect(self.page.locator("#conversation")).to_be_visible()
-        return self.page.locator("#session-id").inner_text()
+        session_id: str = self.page.locator("#session-id").inner_text()
+        return session_id
 
     def say(self, *messages: str) -> None:
         """Type messages, and leave the last one in the field."""
