@@ -41,6 +41,7 @@ def take(browser: Browser, url: str) -> None:
     playground.start()
     playground.say(*WORDS)
     expect(playground.page.locator("#hash")).not_to_be_empty()
+    playground.page.set_viewport_size({"width": 1280, "height": 1140})  # down to the hash
     save(playground.page, "conversation")
     playground.page.goto(f"{url}/docs")
     playground.page.wait_for_load_state("networkidle")
