@@ -22,13 +22,12 @@ test-full: programs $(BROWSER) test ## all tests, also those that need programs 
 screenshots: $(BROWSER) ## the pictures in docs/images, from a real browser (needs chromium)
 	$(BIN)/python -m scripts.screenshots
 
-PROGRAMS := chromium curl nginx node pgbouncer
-PACKAGES := chromium curl nginx nodejs pgbouncer
+PROGRAMS := chromium curl nginx pgbouncer
 
 programs:
 	@PATH="$$PATH:/usr/sbin"; for program in $(PROGRAMS); do \
 		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
-	test -z "$$missing" || { echo "make test-full needs:$$missing (Debian: apt-get install $(PACKAGES))" >&2; exit 1; }
+	test -z "$$missing" || { echo "make test-full needs:$$missing (Debian: apt-get install $(PROGRAMS))" >&2; exit 1; }
 
 lint: $(INSTALLED) ## ruff, mypy
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ServiceFactory
 from tests.support import ROOT
-from tests.support.programs import path_of
+from tests.support.programs import node
 
 pytestmark = pytest.mark.full  # Node
 
@@ -21,7 +21,7 @@ WITH_SERVICE = "test/lumen-client-service.test.mjs"
 def run_in_node(*files: str, **env: str) -> list[str]:
     """Run the tests in `files`, all of which must pass, and return their names."""
     done = subprocess.run(
-        [path_of("node"), "--test", "--test-reporter=tap", *files],
+        [node(), "--test", "--test-reporter=tap", *files],
         cwd=ROOT / "clients" / "js",
         env={"PATH": os.environ["PATH"], **env},
         capture_output=True,

@@ -14,7 +14,7 @@ import pytest
 
 from lumen_api.transcript_hash import ROLES, TranscriptError, transcript_hash
 from tests.support import ROOT
-from tests.support.programs import path_of
+from tests.support.programs import node
 
 pytestmark = pytest.mark.full  # node
 
@@ -43,7 +43,7 @@ def in_node(transcripts: list[Any], folder: Path) -> list[str | None]:
     file = folder / "transcripts.json"
     file.write_text(json.dumps(transcripts))
     done = subprocess.run(
-        [path_of("node"), "--input-type=module", "--eval", HASH_ALL, str(file)],
+        [node(), "--input-type=module", "--eval", HASH_ALL, str(file)],
         cwd=PACKAGE,
         capture_output=True,
         text=True,
@@ -134,7 +134,7 @@ def test_what_python_refuses_node_refuses(tmp_path: Path) -> None:
 
 def test_the_modules_own_tests_pass() -> None:
     done = subprocess.run(
-        [path_of("node"), "--test", "--test-reporter=tap"],
+        [node(), "--test", "--test-reporter=tap"],
         cwd=PACKAGE,
         capture_output=True,
         text=True,

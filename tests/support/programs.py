@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from importlib.metadata import distribution
 
 
 def path_of(name: str) -> str:
@@ -12,6 +13,11 @@ def path_of(name: str) -> str:
     path = shutil.which(name, path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
     assert path, f"{name} is not installed (make test-full says what to do)"
     return path
+
+
+def node() -> str:
+    """Node, which Playwright brings along: Debian's own may be older than the modules need."""
+    return str(distribution("playwright").locate_file("playwright/driver/node"))
 
 
 def listens(port: int) -> bool:
