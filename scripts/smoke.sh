@@ -49,7 +49,7 @@ if [ -n "$token" ]; then
   call 'the account is exported' 200 GET /v1/account
   call 'sign-out' 200 POST /v1/auth/logout
   call 'after which the cookie is worth nothing' 401 GET /v1/auth/session
-else
+elif [ "$got" = 200 ]; then
   echo "----  the link went by mail, so the journey ends here"
 fi
 

@@ -150,8 +150,42 @@ def test_a_second_tab_is_signed_in_too_and_out_too(playground: Playground, conte
 
     second.page.get_by_role("button", name="Log out everywhere").click()
     expect(second.page.locator("#status")).to_have_text("Logged out everywhere: 1 sign-in ended.")
-    playground.page.get_by_role("button", name="Refresh").click()
     expect(playground.page.get_by_role("button", name="Mail me a link")).to_be_visible()
+
+
+def test_a_tab_never_shows_another_persons_data_under_the_old_name(
+    playground: Playground, context: BrowserContext, url: str
+) -> None:
+    playground.sign_in()
+    second = Playground(context, url)
+    second.page.get_by_role("button", name="Log out", exact=True).click()
+    expect(playground.page.get_by_role("button", name="Mail me a link")).to_be_visible()
+
+    second.sign_in("bob@example.com")
+
+    expect(playground.page.locator("#who")).to_have_text("bob@example.com")
+
+
+def test_a_dead_link_signs_nobody_out(playground: Playground, url: str) -> None:
+    playground.sign_in()
+
+    playground.page.goto(f"{url}/login/callback?token=dead")
+
+    expect(playground.page.locator("#status")).to_have_text("This link does not work any more. Ask for a new one.")
+    expect(playground.page.locator("#who")).to_have_text(ADA)
+
+
+def test_long_words_do_not_make_a_phone_scroll_sideways(browser: Browser, url: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    playground = Playground(context, url)
+    playground.sign_in("mary.long.address.that.does.not.fit.on.a.phone@example.com")
+    playground.start()
+    playground.say("https://example.com/" + 60 * "x", "Yes.")
+
+    width = playground.page.evaluate("document.documentElement.scrollWidth")
+    context.close()
+
+    assert width == 360
 
 
 def test_what_happens_offline_is_delivered_when_the_network_is_back(

@@ -53,6 +53,7 @@ class Playground:
 
     def sign_in(self, email: str = ADA) -> None:
         """Ask for a link, and click it in the mail."""
+        self.page.bring_to_front()  # a frame in a tab behind is not painted, and a click on it is lost
         self.ask_for_a_link(email)
         self.page.frame_locator("#mail-body").get_by_role("link", name="Sign in", exact=True).click()
         expect(self.page.locator("#who")).to_have_text(email)

@@ -34,6 +34,8 @@ function on(element, event, step) {
 // --- Signing in. ---
 
 function showSignedOut() {
+  $("exported").textContent = "";
+  $("exported").hidden = true;
   $("signed-out").hidden = false;
   $("signed-in").hidden = true;
   for (const section of document.querySelectorAll(".for-users")) section.hidden = true;
@@ -74,6 +76,7 @@ async function signedOut(text) {
   lumen.outbox.stop();
   showSignedOut();
   say(text);
+  $("email").focus();
 }
 
 on($("logout"), "click", async () => {
@@ -160,7 +163,10 @@ function showOutbox() {
 }
 
 lumen.outbox.addEventListener("changed", showOutbox);
-on(lumen.outbox, "delivered", refreshSessions);
+on(lumen.outbox, "delivered", async () => {
+  if ($("status").classList.contains("bad")) say(""); // the server can be reached again
+  await refreshSessions();
+});
 on(lumen.outbox, "rejected", ({ error }) => say(`The server refused a call for good: ${error.message}`, true));
 
 // --- Sessions and account. ---
@@ -224,7 +230,6 @@ on($("confirm"), "close", async () => {
   if ($("confirm").returnValue !== "delete") return;
   $("confirm").returnValue = "";
   await lumen.deleteAccount();
-  $("exported").hidden = true;
   await signedOut("The account is deleted.");
 });
 
@@ -233,14 +238,26 @@ on($("confirm"), "close", async () => {
 async function arrive() {
   const token = new URLSearchParams(location.search).get("token");
   if (location.pathname === "/login/callback") history.replaceState(null, "", "/");
+  let failure;
+  if (token) await lumen.verify(token).catch((error) => (failure = error));
   try {
-    if (token) await lumen.verify(token);
+    // Also with a link that does not work any more: somebody may be signed in already.
     await showSignedIn(await lumen.session());
     say(token ? "Signed in." : "");
   } catch (error) {
     showSignedOut();
-    if (token || error.status !== 401) say(error.message, true);
+    if (error.status !== 401) failure ??= error;
   }
+  if (failure) say(failure.message, true);
 }
+
+// Another tab has signed somebody in or out; the client notes there who it is.
+on(window, "storage", async ({ key }) => {
+  if (key === "lumen.user_id") await arrive();
+});
+
+window.addEventListener("beforeunload", (event) => {
+  if (sessionId && transcript().length) event.preventDefault(); // the conversation is nowhere else
+});
 
 await arrive();
