@@ -46,8 +46,8 @@ def post_fork(_, __):
 
 
 def post_worker_init(worker):
-    """Let Ctrl-C stop a worker as SIGTERM does: gthread's own handler for it can deadlock with its thread pool."""
-    worker.cfg.set("graceful_timeout", GRACE)
+    """Say how a worker stops. By Ctrl-C as by SIGTERM: gthread's own handler can deadlock with its thread pool."""
+    worker.cfg.set("graceful_timeout", GRACE)  # the worker's own; the master keeps the longer one
     signal.signal(signal.SIGINT, worker.handle_exit)
     signal.signal(signal.SIGQUIT, worker.handle_exit)
 

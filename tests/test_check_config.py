@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
-
 import pytest
 
 from config import Config, ConfigError
-from tests.support import ROOT
+from tests.support.programs import flask
 from tests.test_config import PRODUCTION, SECRET
 
 CANARY = "canary-of-a-secret-that-is-long-enough"
@@ -66,22 +61,11 @@ def test_no_secret_is_in_the_complaint_about_it(name: str, value: str) -> None:
     assert CANARY[:31] not in refused.value.message
 
 
-def check_config(env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """As in production: without .flaskenv, and with nothing but `env`."""
-    return subprocess.run(
-        [sys.executable, "-m", "flask", "check-config"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "FLASK_SKIP_DOTENV": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_check_config_prints_what_is_in_force_and_no_secret() -> None:
     secret = {"AUTH_TOKEN_SECRETS": CANARY, "REDIS_URL": f"redis://:{CANARY}@redis.example.com"}
-    done = check_config({**PRODUCTION, **secret, "SMTP_URL": f"smtp://u:{CANARY}@mail.example.com", "PORT": "9000"})
+    done = flask(
+        "check-config", {**PRODUCTION, **secret, "SMTP_URL": f"smtp://u:{CANARY}@mail.example.com", "PORT": "9000"}
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:-4])
@@ -110,7 +94,7 @@ def test_it_says_where_telemetry_goes(variables: dict[str, str], says: str) -> N
 
 
 def test_check_config_lists_every_problem_and_exits_1() -> None:
-    done = check_config({"AUTH_TOKEN_SECRETS": CANARY[:20], "RESEND_API_KEY": CANARY, "PORT": "x"})
+    done = flask("check-config", {"AUTH_TOKEN_SECRETS": CANARY[:20], "RESEND_API_KEY": CANARY, "PORT": "x"})
 
     assert done.returncode == 1
     assert done.stderr.startswith("Error: the configuration has ")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +20,7 @@ from tests.support import ROOT, eventually
 from tests.support.collector import Collector, attributes
 from tests.support.observed import Observed, observed
 from tests.support.outages import silence
+from tests.support.programs import flask
 from tests.support.rows import add_links, add_sign_ins, add_user
 
 ADA = "ada@example.com"
@@ -162,23 +160,11 @@ def test_who_gets_no_connection_in_time_is_counted(serve: ServiceFactory, collec
     assert counts(collector, metrics.CONNECTIONS) == {("lumen", "used"): 0}
 
 
-def flask_purge(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flask", "purge"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "FLASK_SKIP_DOTENV": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_a_purge_counts_the_rows_of_each_table(database: str, env: dict[str, str], collector: Collector) -> None:
     add_links(database, ADA, good=1, expired=5)
     add_sign_ins(database, add_user(database, ADA), good=1, expired=3)
 
-    done = flask_purge({**env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+    done = flask("purge", {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
 
     assert (done.returncode, done.stderr) == (0, "")
     assert counts(collector, metrics.PURGED) == {("auth_tokens",): 5, ("auth_sessions",): 3}

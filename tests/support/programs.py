@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
+from collections.abc import Mapping
 from importlib.metadata import distribution
+
+from tests.support import ROOT
 
 
 def path_of(name: str) -> str:
@@ -18,6 +23,19 @@ def path_of(name: str) -> str:
 def node() -> str:
     """Node, which Playwright brings along: Debian's own may be older than the modules need."""
     return str(distribution("playwright").locate_file("playwright/driver/node"))
+
+
+def flask(command: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """`flask` as in production: without .flaskenv, and with nothing but `env`."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask", command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "FLASK_SKIP_DOTENV": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def listens(port: int) -> bool:
