@@ -1,8 +1,9 @@
 """Every setting of the service, once: its variable, type, unit, default and one line of documentation.
 
-`Config.from_env()` reads them all and reports every problem at once, by variable. What a setting means for
-the environment (`APP_ENV`) is decided here and nowhere else: the rest of the code never asks for its name.
-The README's table and `.env.example` are rendered from this file by `scripts/config_docs.py`.
+`Config.from_env()` reads them all and reports every problem at once, by variable; OpenTelemetry's are listed in
+`lumen_api/observability/settings.py`. What a setting means for the environment (`APP_ENV`) is decided here and
+nowhere else: the rest of the code never asks for its name. The README's table and `.env.example` are rendered
+from `Config` by `scripts/config_docs.py`.
 """
 
 from __future__ import annotations
@@ -11,27 +12,19 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lumen_api import settings as kind
+from lumen_api.observability.settings import TelemetrySettings
 from lumen_api.settings import Setting, variable
 
 # One gunicorn worker answers this many requests at once. The pool of database connections and the number of
 # mails in flight are derived from it, so it is one number and not three.
 WORKER_THREADS = 8
-
-# OpenTelemetry's variables that have one meaning here, which is no matter of choice.
-_ONLY = {
-    "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/protobuf",),
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("http/protobuf",),
-    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": ("http/protobuf",),
-    "OTEL_PROPAGATORS": ("tracecontext", "baggage"),  # of which `traceparent` is read
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (),
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": (),
-}
 
 DEVELOPMENT_SECRET = "for-development-only-and-refused-in-production"
 MINIMUM_SECRET_LENGTH = 32
@@ -50,7 +43,7 @@ class ConfigError(click.ClickException):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TelemetrySettings):
     """The settings of one process, read once at its start and never changed."""
 
     app_env: str = variable(
@@ -156,34 +149,6 @@ class Config:
         "API_DOCS", kind.boolean, None, "`1`: the API's documentation is at `/docs`. Default: only in development."
     )
     log_level: str = variable("LOG_LEVEL", kind.log_level, "INFO", "Least severe level that is logged.")
-    otel_endpoint: str | None = variable(
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        kind.web_url,
-        None,
-        "OpenTelemetry collector that gets traces and metrics, by OTLP over HTTP. Without it nothing is measured.",
-    )
-    otel_headers: dict[str, str] | None = variable(
-        "OTEL_EXPORTER_OTLP_HEADERS", kind.pairs, None, "Headers for the collector, like its key.", show=kind.masked
-    )
-    otel_service_name: str | None = variable(
-        "OTEL_SERVICE_NAME", kind.name, None, "What the collector knows the service by. Default: `lumen-api`."
-    )
-    otel_resource_attributes: dict[str, str] | None = variable(
-        "OTEL_RESOURCE_ATTRIBUTES", kind.pairs, None, "What else it is told about the process."
-    )
-    otel_traces_sampler: str = variable(
-        "OTEL_TRACES_SAMPLER", kind.sampler, "parentbased_traceidratio", "Which requests are traced."
-    )
-    otel_traces_sampler_arg: float = variable(
-        "OTEL_TRACES_SAMPLER_ARG", kind.ratio, "0.1", "How many of them, if the sampler's name ends in `ratio`."
-    )
-    otel_traces_exporter: str = variable(
-        "OTEL_TRACES_EXPORTER", kind.choice("otlp", "none"), "otlp", "`none`: the collector gets no traces."
-    )
-    otel_metrics_exporter: str = variable(
-        "OTEL_METRICS_EXPORTER", kind.choice("otlp", "none"), "otlp", "`none`: the collector gets no metrics."
-    )
-    otel_sdk_disabled: bool = variable("OTEL_SDK_DISABLED", kind.boolean, "false", "`true`: no telemetry at all.")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Config:
@@ -206,8 +171,9 @@ class Config:
 
     @classmethod
     def settings(cls) -> dict[str, Setting]:
-        """Each field's setting, by the field's name."""
-        return {f.name: f.metadata["setting"] for f in fields(cls)}
+        """Each field's setting, by the field's name: our own first, which a dataclass puts after those of its bases."""
+        found = {f.name: f.metadata["setting"] for f in fields(cls)}
+        return {name: found[name] for part in cls.__mro__ for name in get_annotations(part)}
 
     def shown(self) -> list[tuple[str, str]]:
         """Every variable with the value in force, secrets masked."""
@@ -268,30 +234,6 @@ class Config:
         }
 
     @property
-    def telemetry(self) -> tuple[str, ...]:
-        """What the collector gets."""
-        if self.otel_endpoint is None or self.otel_sdk_disabled:
-            return ()
-        exporters = {"traces": self.otel_traces_exporter, "metrics": self.otel_metrics_exporter}
-        return tuple(name for name, exporter in exporters.items() if exporter != "none")
-
-    @property
-    def telemetry_resource(self) -> dict[str, str]:
-        """What the collector is told about this process."""
-        ours = {"service.name": "lumen-api", "deployment.environment.name": self.app_env}
-        named = {"service.name": self.otel_service_name} if self.otel_service_name else {}
-        return {**ours, **(self.otel_resource_attributes or {}), **named}
-
-    @property
-    def telemetry_shown(self) -> str:
-        """Where telemetry goes, in a sentence."""
-        if not self.telemetry:
-            return "telemetry: none leaves this process"
-        ratio = f" {self.otel_traces_sampler_arg}" if self.otel_traces_sampler.endswith("ratio") else ""
-        sampler = f" ({self.otel_traces_sampler}{ratio})" if "traces" in self.telemetry else ""
-        return f"telemetry: {' and '.join(self.telemetry)} go to {self.otel_endpoint}{sampler}"
-
-    @property
     def embedded_postgres(self) -> Path | None:
         """Where a PostgreSQL of our own lives, when none is configured; only ever in development."""
         return Path(__file__).parent / ".lumen" if self.development and not self.database_url else None
@@ -301,9 +243,7 @@ class Config:
             yield "AUTH_COOKIE_NAME", "promises a Secure cookie, which browsers drop on plain http"
         if self.resend_api_key and self.smtp_url:
             yield "SMTP_URL", "is set beside RESEND_API_KEY: choose one mail provider"
-        for name, only in _ONLY.items():
-            if not {part.strip() for part in env.get(name, "").split(",")} <= {"", *only}:
-                yield name, f"must be {' or '.join([*only, 'not set'])}"
+        yield from self._telemetry_problems(env)
         if not self.development:
             yield from self._missing_parts(env)
         if self.app_env in ("production", None):
