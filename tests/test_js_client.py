@@ -14,7 +14,13 @@ from tests.support.programs import node
 
 pytestmark = pytest.mark.full  # Node
 
-SCRIPTED = ("test/lumen-client.test.mjs", "test/outbox.test.mjs", "test/outbox-storage.test.mjs")
+SCRIPTED = tuple(
+    f"test/{name}.test.mjs"
+    for name in (
+        *("lumen-client", "outbox", "outbox-storage"),
+        *("server-sent-events", "model-calls", "model-calls-end"),
+    )
+)
 WITH_SERVICE = "test/lumen-client-service.test.mjs"
 
 

@@ -18,10 +18,11 @@ PAGES = ["/", "/login/callback", "/login/callback?token=x"]
 FILES = {
     "playground.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml; charset=utf-8",
-    "playground.mjs": "text/javascript; charset=utf-8",
-    "exchanges.mjs": "text/javascript; charset=utf-8",
-    "lumen-client.mjs": "text/javascript; charset=utf-8",
-    "transcript-hash.mjs": "text/javascript; charset=utf-8",
+    **{
+        path.name: "text/javascript; charset=utf-8"
+        for folder in ("lumen_api/dev/playground", "clients/js")
+        for path in sorted((ROOT / folder).glob("*.mjs"))
+    },
 }
 ADA = "ada@example.com"
 

@@ -35,6 +35,25 @@ export class LumenClient {
   /** All sessions, newest first, fetched a page at a time. */
   allSessions(): AsyncGenerator<Session, void, undefined>;
 
+  /**
+   * The model's answer, when it is complete, which takes minutes at worst. Throws what `signal` is aborted with.
+   * A long answer is better asked for as a stream: browsers and Node give up after some minutes without a byte.
+   */
+  messages(request: MessagesRequest, options?: { signal?: AbortSignal }): Promise<ModelMessage>;
+
+  /**
+   * The model's answer, event by event. The request ends with the loop: a `break` ends it too, and so does `signal`,
+   * at once and with what it is aborted with. An answer that breaks off, or stays silent for 75 s, throws with code
+   * "network_error"; one that fails half-way throws the server's error. What has come until then is good.
+   */
+  streamMessages(
+    request: MessagesRequest,
+    options?: { signal?: AbortSignal },
+  ): AsyncGenerator<ModelEvent, void, undefined>;
+
+  /** Tokens of today (UTC): spent, set aside for calls that are under way, and how many there are. */
+  usage(): Promise<Ok & Usage>;
+
   /** Everything that is stored about the user. */
   exportAccount(): Promise<Ok & Account>;
 
@@ -69,14 +88,17 @@ export interface Exchange {
   method: string;
   /** With the query. */
   path: string;
+  /** Of a model call it is the conversation, which does not belong into a log. */
   requestBody?: unknown;
   /** 0: there was no answer. */
   status: number;
-  /** Read from JSON; text if it is none. */
+  /** Read from JSON; text if it is none. Nothing for a stream of events, which nobody collects. */
   responseBody?: unknown;
   requestId?: string;
+  /** Until the end of the answer. */
   durationMs: number;
-  error?: LumenError;
+  /** No LumenError but a signal's reason if a model call was aborted. */
+  error?: unknown;
 }
 
 /** The calls of one user that the server does not have yet. It lives in the storage, so it survives a reload. */
@@ -135,7 +157,7 @@ export class LumenError extends Error {
     message: string,
     facts?: { status?: number; code?: string; requestId?: string; retryAfter?: number; cause?: unknown },
   );
-  /** HTTP status; 0 when there was no answer. */
+  /** HTTP status; 0 when there was no answer, or it broke off; 200 when a stream ended with an error. */
   readonly status: number;
   /**
    * The contract's code; or of this client: "network_error", "unexpected_answer" (not the API's: a proxy's page),
@@ -170,11 +192,66 @@ export interface SessionPage {
   next_cursor: string | null;
 }
 
+/** As Anthropic's Messages API has it. Whether it is streamed is the method's to say. */
+export interface MessagesRequest {
+  model: string;
+  /** The first one is the user's. */
+  messages: readonly { role: "user" | "assistant"; content: string | readonly TextBlock[] }[];
+  /** Tokens of the answer, at most. */
+  max_tokens: number;
+  system?: string | readonly TextBlock[];
+  /** 0 to 1. */
+  temperature?: number;
+  /** At most four. */
+  stop_sequences?: readonly string[];
+}
+
+export interface TextBlock {
+  type: "text";
+  text: string;
+}
+
+export interface ModelMessage {
+  id: string;
+  type: "message";
+  role: "assistant";
+  model: string;
+  content: TextBlock[];
+  stop_reason: "end_turn" | "max_tokens" | "stop_sequence" | (string & {}) | null;
+  stop_sequence: string | null;
+  usage: { input_tokens: number; output_tokens: number };
+}
+
+/** The provider's, unchanged. Others may come between: pass over a `type` that you do not know. */
+export type ModelEvent =
+  | { type: "message_start"; message: ModelMessage }
+  | { type: "content_block_start"; index: number; content_block: TextBlock }
+  | { type: "content_block_delta"; index: number; delta: { type: "text_delta"; text: string } }
+  | { type: "content_block_stop"; index: number }
+  | {
+      type: "message_delta";
+      delta: Pick<ModelMessage, "stop_reason" | "stop_sequence">;
+      usage: { output_tokens: number };
+    }
+  | { type: "message_stop" }
+  | { type: "ping" };
+
+export interface Usage {
+  used: number;
+  reserved: number;
+  limit: number;
+  resets_at: string;
+}
+
 export interface Account {
   user: { user_id: string; email: string; created_at: string };
   links: Period[];
   sign_ins: Period[];
   sessions: Session[];
+  /** Tokens of the model, by UTC day. */
+  usage: { day: string; tokens: number }[];
+  /** Tokens set aside for calls that have not been settled yet. */
+  reservations: { day: string; tokens: number; deadline: string }[];
 }
 
 export interface Period {

@@ -3,13 +3,18 @@
  * What each member takes, returns and throws: lumen-client.d.ts. The contract: openapi.yaml.
  */
 
+import { Call } from "./call.mjs";
 import { LumenError, anotherUser } from "./lumen-error.mjs";
 import { Outbox, withSignInLock } from "./outbox.mjs";
 
 export { LumenError, Outbox };
 
 const SESSION = "/v1/auth/session";
+const MESSAGES = "/v1/llm/messages";
+
 const TIMEOUT_MS = 10_000;
+const MESSAGE_TIMEOUT_MS = 11 * 60_000; // the server itself gives up after LLM_TOTAL_TIMEOUT, 10 minutes
+const SILENCE_MS = 75_000; // in a stream, where the server sends at least a comment every 15 s
 
 /** The API, one method for each route. Starting and ending a session goes through `outbox`. */
 export class LumenClient {
@@ -85,6 +90,29 @@ export class LumenClient {
     } while (cursor);
   }
 
+  messages(request, { signal } = {}) {
+    const timeoutMs = MESSAGE_TIMEOUT_MS;
+    return this.#call("POST", MESSAGES, { ...request, stream: false }, { signal, timeoutMs });
+  }
+
+  async *streamMessages(request, { signal } = {}) {
+    const exchange = { method: "POST", path: MESSAGES, requestBody: { ...request, stream: true }, status: 0 };
+    const call = new Call(exchange, { signal, timeoutMs: SILENCE_MS });
+    try {
+      await call.send(this.#fetch, this.#baseUrl);
+      yield* call.events();
+    } catch (error) {
+      throw call.failed(error);
+    } finally {
+      call.close();
+      this.#onExchange(exchange);
+    }
+  }
+
+  usage() {
+    return this.#call("GET", "/v1/llm/usage");
+  }
+
   exportAccount() {
     return this.#call("GET", "/v1/account");
   }
@@ -104,56 +132,17 @@ export class LumenClient {
     this.outbox.belongTo(userId);
   }
 
-  async #call(method, path, requestBody) {
+  async #call(method, path, requestBody, { signal, timeoutMs = TIMEOUT_MS } = {}) {
     const exchange = { method, path, requestBody, status: 0 };
-    const begun = performance.now();
+    const call = new Call(exchange, { signal, timeoutMs });
     try {
-      await this.#exchange(exchange);
+      await call.send(this.#fetch, this.#baseUrl);
+      return await call.json();
     } catch (error) {
-      exchange.error = error;
-      throw error;
+      throw call.failed(error);
     } finally {
-      exchange.durationMs = performance.now() - begun;
+      call.close();
       this.#onExchange(exchange);
     }
-    return exchange.responseBody;
-  }
-
-  /** Sends the request in `exchange`, and writes the answer into it. */
-  async #exchange(exchange) {
-    const hasBody = exchange.requestBody !== undefined;
-    const fetch = this.#fetch; // called as a function: a browser's own refuses to be a method of this object
-    let response;
-    try {
-      response = await fetch(this.#baseUrl + exchange.path, {
-        method: exchange.method,
-        credentials: "include",
-        headers: hasBody ? { "Content-Type": "application/json" } : {},
-        body: hasBody ? JSON.stringify(exchange.requestBody) : undefined,
-        signal: AbortSignal.timeout(TIMEOUT_MS),
-      });
-      exchange.status = response.status;
-      exchange.requestId = response.headers.get("X-Request-Id") ?? undefined;
-      exchange.responseBody = jsonOrText(await response.text());
-    } catch (cause) {
-      throw new LumenError("The server could not be reached.", { code: "network_error", cause });
-    }
-    // A page in place of JSON is a proxy's or a captive portal's, with status 200 too.
-    if (!response.ok || typeof exchange.responseBody !== "object") throw errorIn(exchange, response.headers);
-  }
-}
-
-function errorIn({ status, requestId, responseBody }, headers) {
-  const { code = "unexpected_answer", message = `Unexpected answer ${status}.` } = responseBody?.error ?? {};
-  const seconds = headers.get("Retry-After") ?? "";
-  const retryAfter = /^\d+$/.test(seconds) ? Number(seconds) : undefined;
-  return new LumenError(message, { status, code, requestId, retryAfter });
-}
-
-function jsonOrText(text) {
-  try {
-    return JSON.parse(text) ?? text;
-  } catch {
-    return text;
   }
 }

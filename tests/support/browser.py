@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,26 @@ from tests.support.programs import path_of
 # In containers there is no sandbox, and nothing is to be asked of the outside world.
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking"]
 ADA = "ada@example.com"
+
+# In the page: the answer to a model call is what the test gives to `send`, and `usage` that of the day.
+MODEL = """
+const usage = { status: "ok", used: 1234, reserved: 0, limit: 200000, resets_at: "2026-11-24T00:00:00Z" };
+window.model = { requests: [], usage, refusal: null };
+const { fetch } = window;
+window.fetch = async (url, init) => {
+  if (url === "/v1/llm/usage") return Response.json(model.usage);
+  if (url !== "/v1/llm/messages") return fetch(url, init);
+  model.requests.push(JSON.parse(init.body));
+  if (model.refusal) return new Response(...model.refusal);
+  const body = new ReadableStream({ start: (controller) => (model.body = controller) });
+  init.signal.addEventListener("abort", () => model.body.error(init.signal.reason));
+  return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+};
+model.send = (event, members) => {
+  const data = JSON.stringify({ type: event, ...members });
+  model.body.enqueue(new TextEncoder().encode(`event: ${event}\\ndata: ${data}\\n\\n`));
+};
+"""
 
 
 @contextmanager
@@ -69,8 +90,19 @@ class Playground:
         """Type messages, and leave the last one in the field."""
         for number, message in enumerate(messages):
             if number:
-                self.page.get_by_role("button", name="Add the message").click()
+                self.page.get_by_role("button", name="Add without sending").click()
             self.page.get_by_label("Message", exact=True).fill(message)
+
+    def ask(self, message: str) -> None:
+        """Send a message to the model."""
+        self.page.get_by_label("Message", exact=True).fill(message)
+        self.page.get_by_role("button", name="Send", exact=True).click()
+
+    def said(self) -> list[str]:
+        """The messages in the list, as "role: content"."""
+        texts = "items => items.map((item) => [...item.childNodes].map((node) => node.textContent).join(': '))"
+        said: list[str] = self.page.locator("#messages li").evaluate_all(texts)
+        return said
 
     def end(self) -> None:
         """End the session."""
@@ -80,3 +112,43 @@ class Playground:
     def listed(self) -> list[str]:
         """The ids in the list of sessions."""
         return [row.inner_text() for row in self.page.locator("#session-rows tr td:first-child").all()]
+
+
+class Model:
+    """What answers to the page's model calls."""
+
+    def __init__(self, page: Page) -> None:
+        """The page has loaded MODEL."""
+        self.page = page
+
+    def asked(self, number: int = 1) -> dict[str, Any]:
+        """The page's request of that number, once it is there."""
+        self.page.wait_for_function("number => model.requests.length === number", arg=number)
+        request: dict[str, Any] = self.page.evaluate("model.requests.at(-1)")
+        return request
+
+    def says(self, *pieces: str) -> None:
+        """Send a part of the answer."""
+        for piece in pieces:
+            self.send("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": piece}})
+
+    def ends(self) -> None:
+        """Send the answer's end."""
+        self.send("message_stop", {})
+        self.page.evaluate("model.body.close()")
+
+    def send(self, event: str, members: dict[str, Any]) -> None:
+        """Send an event."""
+        self.page.evaluate("([event, members]) => model.send(event, members)", [event, members])
+
+    def answers(self, *pieces: str, number: int = 1) -> None:
+        """The whole answer to the request of that number."""
+        self.asked(number)
+        self.says(*pieces)
+        self.ends()
+
+    def refuses(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
+        """Answer so from now on."""
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        body = json.dumps({"error": {"code": code, "message": message, "request_id": "r-1"}})
+        self.page.evaluate("refusal => (model.refusal = refusal)", [body, {"status": status, "headers": headers}])

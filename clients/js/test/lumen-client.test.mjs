@@ -32,14 +32,6 @@ test("an answer that breaks off is a network error", async () => {
   await assert.rejects(answering(new Response(body)).session(), { status: 0, code: "network_error" });
 });
 
-test("a request is given up after ten seconds", async (t) => {
-  const timeout = t.mock.method(AbortSignal, "timeout", () => AbortSignal.abort(new DOMException("", "TimeoutError")));
-  const client = new LumenClient({ fetch: async (_, { signal }) => signal.throwIfAborted() });
-
-  await assert.rejects(client.exportAccount(), { status: 0, code: "network_error" });
-  assert.deepEqual(timeout.mock.calls[0].arguments, [10_000]);
-});
-
 const NOT_OURS = [[200, "<h1>Pay for Wi-Fi</h1>"], [200, "null"], [502, "<h1>Bad Gateway</h1>"], [500, "{}"]];
 
 for (const [status, text] of NOT_OURS) {

@@ -13,12 +13,19 @@ export function show(list, { method, path, requestBody, status, responseBody, re
   summary.append(`${method} ${path} `, outcome, ` ${Math.round(durationMs)} ms `, id);
   const details = document.createElement("details");
   details.append(summary);
-  if (requestBody !== undefined) details.append(json("Sent", requestBody));
+  if (requestBody !== undefined) details.append(json("Sent", withoutWords(requestBody)));
   if (responseBody !== undefined) details.append(json("Received", responseBody));
   const item = document.createElement("li");
   item.append(details);
   list.prepend(item);
   while (list.children.length > NEWEST) list.lastElementChild.remove();
+}
+
+/** A model call without its conversation, which would stay in this list after its end. */
+function withoutWords(requestBody) {
+  if (!requestBody.messages) return requestBody;
+  const { system, messages, ...rest } = requestBody;
+  return { ...rest, messages: `the conversation (${messages.length})` };
 }
 
 function json(title, value) {

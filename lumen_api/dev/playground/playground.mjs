@@ -1,48 +1,22 @@
 /** The playground: the journey of a user, made with the client that a web app would use. */
 
-import { show } from "./exchanges.mjs";
-import { LumenClient } from "./lumen-client.mjs";
-import { transcriptHash, transcriptPayload } from "./transcript-hash.mjs";
+import "./conversation.mjs";
+import { $, lumen, on, say, signOut } from "./page.mjs";
 
-const $ = (id) => document.getElementById(id);
-const lumen = new LumenClient({ onExchange: (exchange) => show($("exchanges"), exchange) });
-
-let sessionId = null;
-let messages = [];
 let nextCursor = null;
-
-// --- What the page says. ---
-
-function say(text, bad = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("bad", bad);
-}
-
-/** Run a step when `element` fires `event`; what goes wrong is said, and never lost in the console. */
-function on(element, event, step) {
-  element.addEventListener(event, async (fired) => {
-    if (event === "submit") fired.preventDefault();
-    try {
-      await step(fired);
-    } catch (error) {
-      if (error.status === 401) showSignedOut();
-      say(error.status === 0 ? "The server cannot be reached." : error.message, true);
-    }
-  });
-}
 
 // --- Signing in. ---
 
-function showSignedOut() {
+on(window, "signed-out", () => {
   $("exported").textContent = "";
   $("exported").hidden = true;
   $("signed-out").hidden = false;
   $("signed-in").hidden = true;
   for (const section of document.querySelectorAll(".for-users")) section.hidden = true;
-  closeConversation();
-}
+});
 
 async function showSignedIn(user) {
+  if ($("who").textContent !== user.email) signOut(); // what is on the page may be another user's
   $("who").textContent = user.email;
   $("until").dateTime = user.expires_at;
   $("until").textContent = new Date(user.expires_at).toLocaleString();
@@ -74,7 +48,7 @@ on($("ask"), "submit", async () => {
 
 async function signedOut(text) {
   lumen.outbox.stop();
-  showSignedOut();
+  signOut();
   say(text);
   $("email").focus();
 }
@@ -87,70 +61,6 @@ on($("logout"), "click", async () => {
 on($("logout-all"), "click", async () => {
   const { revoked } = await lumen.logoutAll();
   await signedOut(`Logged out everywhere: ${revoked} sign-in${revoked === 1 ? "" : "s"} ended.`);
-});
-
-// --- A conversation. ---
-
-function closeConversation() {
-  sessionId = null;
-  messages = [];
-  $("conversation").hidden = true;
-  $("start").hidden = false;
-}
-
-on($("start"), "click", async () => {
-  const id = crypto.randomUUID();
-  await lumen.startSession(id);
-  sessionId = id;
-  $("session-id").textContent = id;
-  $("start").hidden = true;
-  $("conversation").hidden = false;
-  await showTranscript();
-  $("content").focus();
-});
-
-/** The messages, and the one that is being typed. */
-function transcript() {
-  const draft = { role: $("role").value, content: $("content").value };
-  return draft.content ? [...messages, draft] : messages;
-}
-
-async function showTranscript() {
-  $("messages").replaceChildren(...messages.map(listItem));
-  const shown = transcript();
-  $("payload").textContent = shown.length ? transcriptPayload(shown) : "Nothing yet: type a message.";
-  const hash = shown.length ? await transcriptHash(shown) : "";
-  // Hashing takes a moment, and a later keystroke may have been quicker.
-  if (JSON.stringify(shown) === JSON.stringify(transcript())) $("hash").textContent = hash;
-}
-
-function listItem({ role, content }) {
-  const speaker = document.createElement("b");
-  speaker.textContent = role;
-  const item = document.createElement("li");
-  item.append(speaker, content);
-  return item;
-}
-
-on($("content"), "input", showTranscript);
-on($("role"), "change", showTranscript);
-
-on($("say"), "submit", async () => {
-  messages = transcript();
-  $("content").value = "";
-  $("role").value = messages.at(-1)?.role === "user" ? "assistant" : "user";
-  await showTranscript();
-  $("content").focus();
-});
-
-on($("end"), "click", async () => {
-  const said = transcript();
-  if (!said.length) return say("Type a message first: there is nothing to hash.", true);
-  await lumen.endSession(sessionId, { transcriptHash: await transcriptHash(said) });
-  $("content").value = "";
-  closeConversation();
-  $("start").focus();
-  say("The session has ended. Its words were never sent.");
 });
 
 // --- The outbox. ---
@@ -245,7 +155,7 @@ async function arrive() {
     await showSignedIn(await lumen.session());
     say(token ? "Signed in." : "");
   } catch (error) {
-    showSignedOut();
+    signOut();
     if (error.status !== 401) failure ??= error;
   }
   if (failure) say(failure.message, true);
@@ -254,10 +164,6 @@ async function arrive() {
 // Another tab has signed somebody in or out; the client notes there who it is.
 on(window, "storage", async ({ key }) => {
   if (key === "lumen.user_id") await arrive();
-});
-
-window.addEventListener("beforeunload", (event) => {
-  if (sessionId && transcript().length) event.preventDefault(); // the conversation is nowhere else
 });
 
 await arrive();
