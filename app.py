@@ -15,11 +15,14 @@ from flask.json.provider import DefaultJSONProvider
 from config import WORKER_THREADS, Config, ConfigError, render
 from lumen_api import auth, cli, db, errors, hooks, migrations, origins, rate_limits, validation
 from lumen_api import email as mail
-from lumen_api.blueprints import account, docs, health, openapi, sessions
+from lumen_api.blueprints import account, docs, health, llm, openapi, sessions
 from lumen_api.blueprints import auth as auth_routes
 from lumen_api.email.console import Console
 from lumen_api.email.resend import Resend
 from lumen_api.email.smtp import Smtp
+from lumen_api.llm import calls
+from lumen_api.llm.policy import Limits
+from lumen_api.llm.provider import Provider
 from lumen_api.observability import logging
 
 
@@ -62,7 +65,8 @@ def create_app(config: Config | None = None) -> Flask:
     mail.init_app(app, mail.Mailer(provider, link_ttl=config.auth_token_ttl, at_once=WORKER_THREADS // 2))
     database = db.Database(_database_url(config), size=config.database_pool_size)
     db.init_app(app, database)
-    for blueprint in (health.bp, auth_routes.bp, sessions.bp, account.bp, openapi.bp):
+    calls.init_app(app, _model_calls(config))
+    for blueprint in (health.bp, auth_routes.bp, sessions.bp, account.bp, llm.bp, openapi.bp):
         app.register_blueprint(blueprint)
     if config.docs_shown:
         app.register_blueprint(docs.bp)
@@ -126,6 +130,30 @@ def _email_provider(config: Config) -> mail.Provider:
     if config.smtp_url:
         return Smtp(config.smtp_url, sender=config.email_from)
     return Console()
+
+
+def _model_calls(config: Config) -> calls.Calls:
+    limits = Limits(
+        models=config.llm_models,
+        max_output_tokens=config.llm_max_output_tokens,
+        daily_tokens=config.llm_daily_tokens,
+        total_daily_tokens=config.llm_total_daily_tokens,
+    )
+    return calls.Calls(
+        _model_provider(config), limits, at_once=config.llm_calls_per_worker, timeout=config.llm_total_timeout
+    )
+
+
+def _model_provider(config: Config) -> Provider | None:
+    if config.llm_provider_key:
+        from lumen_api.llm.anthropic import Anthropic
+
+        return Anthropic(config.llm_provider_key, url=config.llm_provider_url, idle_timeout=config.llm_idle_timeout)
+    if config.development:
+        from lumen_api.llm.echo import Echo
+
+        return Echo()
+    return None
 
 
 def _database_url(config: Config) -> str:

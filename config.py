@@ -1,15 +1,15 @@
 """Every setting of the service, once: its variable, type, unit, default and one line of documentation.
 
-`Config.from_env()` reads them all and reports every problem at once, by variable; OpenTelemetry's are listed in
-`lumen_api/observability/settings.py`. What a setting means for the environment (`APP_ENV`) is decided here and
-nowhere else: the rest of the code never asks for its name. The README's table and `.env.example` are rendered
-from `Config` by `scripts/config_docs.py`.
+`Config.from_env()` reads them all and reports every problem at once, by variable; the model proxy's are listed in
+`lumen_api/llm/settings.py`, OpenTelemetry's in `lumen_api/observability/settings.py`. What a setting means for the
+environment (`APP_ENV`) is decided here and nowhere else: the rest of the code never asks for its name. The README's
+table and `.env.example` are rendered from `Config` by `scripts/config_docs.py`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from inspect import get_annotations
@@ -19,11 +19,12 @@ from typing import Any
 import click
 
 from lumen_api import settings as kind
+from lumen_api.llm.settings import LlmSettings
 from lumen_api.observability.settings import TelemetrySettings
 from lumen_api.settings import Setting, variable
 
-# One gunicorn worker answers this many requests at once. The pool of database connections and the number of
-# mails in flight are derived from it, so it is one number and not three.
+# One gunicorn worker answers this many requests at once, beside its calls of the model. The pool of database
+# connections and the number of mails in flight are derived from it, so it is one number and not three.
 WORKER_THREADS = 8
 
 DEVELOPMENT_SECRET = "for-development-only-and-refused-in-production"
@@ -43,7 +44,7 @@ class ConfigError(click.ClickException):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TelemetrySettings):
+class Config(LlmSettings, TelemetrySettings):
     """The settings of one process, read once at its start and never changed."""
 
     app_env: str = variable(
@@ -127,6 +128,9 @@ class Config(TelemetrySettings):
     rate_limit_per_user: str = variable(
         "RATE_LIMIT_PER_USER", kind.rate_limit, "120/minute", "Requests to signed-in routes, per user."
     )
+    rate_limit_llm_per_user: str = variable(
+        "RATE_LIMIT_LLM_PER_USER", kind.rate_limit, "20/minute", "Calls of the model, per user."
+    )
     email_from: str = variable(
         "EMAIL_FROM",
         kind.email_from,
@@ -177,12 +181,8 @@ class Config(TelemetrySettings):
 
     def shown(self) -> list[tuple[str, str]]:
         """Every variable with the value in force, secrets masked."""
-        effective = {
-            "app_url": self.link_base,
-            "auth_cookie_name": self.session_cookie_name,
-            "api_docs": self.docs_shown,
-        }
-        values = {name: effective.get(name, getattr(self, name)) for name in self.settings()}
+        effective = {"app_url": self.link_base, "auth_cookie_name": self.session_cookie_name}
+        values = {**vars(self), **effective, "api_docs": self.docs_shown}
         return [
             (setting.name, "(not set)" if values[name] is None else setting.show(values[name]))
             for name, setting in self.settings().items()
@@ -231,7 +231,18 @@ class Config(TelemetrySettings):
             "link_per_email": self.rate_limit_link_per_email,
             "verify_per_ip": self.rate_limit_verify_per_ip,
             "per_user": self.rate_limit_per_user,
+            "llm_per_user": self.rate_limit_llm_per_user,
         }
+
+    @property
+    def llm_served(self) -> bool:
+        """Whether anybody answers calls of the model: the provider, or in development the built-in echo."""
+        return self.development or self.llm_provider_key is not None
+
+    @property
+    def threads(self) -> int:
+        """How many requests one worker process answers at once: a call of the model holds a thread until its end."""
+        return WORKER_THREADS + (self.llm_calls_per_worker if self.llm_served else 0)
 
     @property
     def embedded_postgres(self) -> Path | None:
@@ -243,11 +254,13 @@ class Config(TelemetrySettings):
             yield "AUTH_COOKIE_NAME", "promises a Secure cookie, which browsers drop on plain http"
         if self.resend_api_key and self.smtp_url:
             yield "SMTP_URL", "is set beside RESEND_API_KEY: choose one mail provider"
+        yield from self._llm_problems()
         yield from self._telemetry_problems(env)
         if not self.development:
             yield from self._missing_parts(env)
         if self.app_env in ("production", None):
             yield from self._unsafe_in_production()
+            yield from self._not_https()
 
     def _missing_parts(self, env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if not self.database_url:
@@ -265,18 +278,17 @@ class Config(TelemetrySettings):
                 yield "AUTH_TOKEN_SECRETS", "is not set, or holds the development secret"
             elif len(secret) < MINIMUM_SECRET_LENGTH:
                 yield "AUTH_TOKEN_SECRETS", f"holds a secret shorter than {MINIMUM_SECRET_LENGTH} characters"
-        yield from _not_https("WEB_ORIGINS", self.web_origins or ())
-        if self.app_url:
-            yield from _not_https("APP_URL", [self.app_url])
         if self.trusted_proxy_hops is None:
             yield "TRUSTED_PROXY_HOPS", "is not set: say how many proxies are in front (0 for none)"
         if not self.session_cookie_name.startswith("__Host-"):
             yield "AUTH_COOKIE_NAME", "must begin with __Host- in production"
 
-
-def _not_https(name: str, urls: Iterable[str]) -> Iterator[tuple[str, str]]:
-    if any(not url.startswith("https://") for url in urls):
-        yield name, "must be https:// in production"
+    def _not_https(self) -> Iterator[tuple[str, str]]:
+        provider = self.llm_provider_url if self.llm_provider_key else None
+        urls = {"WEB_ORIGINS": self.web_origins or (), "APP_URL": (self.app_url,), "LLM_PROVIDER_URL": (provider,)}
+        for name, several in urls.items():
+            if any(url and not url.startswith("https://") for url in several):
+                yield name, "must be https:// in production"
 
 
 def render(settings: list[tuple[str, str]]) -> str:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from config import WORKER_THREADS, Config, ConfigError
+from config import Config, ConfigError
 from lumen_api.observability import logging, tracing
 
 logging.take_over()
@@ -19,7 +19,7 @@ except ConfigError as error:
 
 bind = f"{_config.host}:{_config.port}"
 worker_class = "gthread"
-threads = WORKER_THREADS
+threads = _config.threads
 # Without it the kernel hands the connections to one worker far more often than to the other (32 of 32 was seen).
 reuse_port = True
 # Seconds. A worker whose main loop is stuck for `timeout` is replaced (a slow client does not count: docs/deploy.md).
@@ -27,6 +27,8 @@ timeout = 30
 # One that is told to stop has GRACE for the requests that it has accepted, and sends its last telemetry then. It is
 # killed after `graceful_timeout`, which is less than the 30 s that a PaaS waits before it kills.
 GRACE = 20
+# Calls of the model end earlier, with an error event: a thread that is killed settles nothing.
+MODEL_CALLS_GRACE = 15
 graceful_timeout = GRACE + 5
 # Above the idle timeout of the balancers in front, which would otherwise reuse a connection that we are closing.
 keepalive = 75
@@ -48,8 +50,14 @@ def post_fork(_, __):
 def post_worker_init(worker):
     """Say how a worker stops. By Ctrl-C as by SIGTERM: gthread's own handler can deadlock with its thread pool."""
     worker.cfg.set("graceful_timeout", GRACE)  # the worker's own; the master keeps the longer one
-    signal.signal(signal.SIGINT, worker.handle_exit)
-    signal.signal(signal.SIGQUIT, worker.handle_exit)
+    calls = worker.wsgi.extensions["lumen.model_calls"]
+
+    def stop(number, frame):
+        worker.handle_exit(number, frame)
+        calls.stop.begin(MODEL_CALLS_GRACE)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, stop)
 
 
 def worker_exit(_, __):

@@ -9,17 +9,18 @@ auth            signed tokens, magic links, the session cookie, the guard
 rate_limits     Flask-Limiter, its keys, and counting on when Redis is away
 db              the connection pool; connection() and transaction()
 migrations      yoyo, on the connection string that the service itself uses
-blueprints/     health  auth  sessions  account: read, ask the repository, decide, answer. openapi  docs: the contract
+blueprints/     health  auth  sessions  account  llm: read, ask, decide, answer. openapi  docs: the contract
+llm/            the model proxy: request, policy (may a call run?), provider (who answers), calls, call, pump
 repositories/   one SQL statement a function, and nothing else
 email/          the mail, and its providers: console, smtp, resend
 transcript_hash the hash that clients send, for tools and tests: the standard library alone
-settings        how a variable's text becomes a value; config.py lists the variables
+settings        how a variable's text becomes a value; config.py lists them, llm/ and observability/ their own
 observability/  what the process says about itself: logging, tracing, metrics, and telemetry, which sends the last two
 dev/            the embedded PostgreSQL, the playground, the greeting; never imported in production
 cli             `flask db`, `flask purge`, `flask check-config`, `flask transcript-hash`
 
 Imports point one way: wsgi -> app -> {config, hooks, origins, blueprints, email providers, cli} ->
-{auth, validation, rate_limits, repositories} -> {errors, db, rfc3339, observability, settings, transcript_hash}.
-Repositories know `db` alone. Nothing here imports `app` or `config`: app.py hands the values in.
-tests/test_architecture.py holds it.
+{auth, validation, rate_limits, llm, repositories} -> {errors, db, rfc3339, observability, settings, transcript_hash}.
+Repositories know `db` alone. The model proxy is known to app.py and its routes, its variables to config.py. Nothing
+here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
 """

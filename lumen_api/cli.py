@@ -22,10 +22,16 @@ from lumen_api.db import Database, DeadlineExceeded
 from lumen_api.errors import ApiError
 from lumen_api.observability import metrics
 from lumen_api.observability.logging import log_event
-from lumen_api.repositories import auth_sessions, auth_tokens
+from lumen_api.repositories import auth_sessions, auth_tokens, llm_usage
 from lumen_api.transcript_hash import TranscriptError, transcript_hash
 
 PURGE_BATCH = 1000
+_PURGES = {
+    "auth_tokens": auth_tokens.purge,
+    "auth_sessions": auth_sessions.purge,
+    "llm_usage": llm_usage.purge_usage,
+    "llm_reservations": llm_usage.purge_reservations,
+}
 
 
 def init_app(app: Flask, database: Database, *, configuration: str) -> None:
@@ -34,9 +40,9 @@ def init_app(app: Flask, database: Database, *, configuration: str) -> None:
 
     @app.cli.command("purge")
     def purge_command() -> None:
-        """Remove expired links and sign-ins. Safe beside traffic, and at any time."""
+        """Remove expired links and sign-ins, and past budgets. Safe beside traffic, and at any time."""
         with _logged_errors():
-            for table, purge in (("auth_tokens", auth_tokens.purge), ("auth_sessions", auth_sessions.purge)):
+            for table, purge in _PURGES.items():
                 rows = _purge_all(database, purge)
                 log_event("purge", table=table, rows=rows)
                 metrics.PURGED.record(rows, table)

@@ -225,14 +225,15 @@ def init_app(app: Flask, database: Database) -> None:
 
 def connection() -> AbstractContextManager[Connection]:
     """A connection of the current app's pool: see Database.connection()."""
-    return _database().connection()
+    return current().connection()
 
 
 def transaction(isolation: str = "read committed") -> AbstractContextManager[Connection]:
     """A transaction on the current app's pool: see Database.transaction()."""
-    return _database().transaction(isolation)
+    return current().transaction(isolation)
 
 
-def _database() -> Database:
+def current() -> Database:
+    """The current app's pool."""
     database: Database = current_app.extensions["lumen.db"]
     return database

@@ -87,12 +87,16 @@ _OF_STATUS: dict[int | None, type[ApiError]] = {
 def envelope(error: ApiError, **beside: Any) -> Response:
     """The error as a response, with `beside` next to its envelope."""
     g.error = error
-    body = {"code": error.code, "message": error.message, "request_id": g.request_id}
-    response = jsonify(error=body, **beside)
+    response = jsonify(**body_of(error, g.request_id), **beside)
     response.status_code = error.status
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
+
+
+def body_of(error: ApiError, request_id: str) -> dict[str, Any]:
+    """The envelope, as JSON has it."""
+    return {"error": {"code": error.code, "message": error.message, "request_id": request_id}}
 
 
 def init_app(app: Flask) -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from flask import Flask, Response, g, request
 
+from lumen_api.errors import ApiError
 from lumen_api.observability import metrics, tracing
 from lumen_api.observability.logging import log_event, request_ids
 
@@ -56,9 +57,8 @@ def _report(status: int) -> Callable[[], None]:
     """Describe the request in its span, and return what logs and measures it: a stream ends after its request."""
     method = request.method if request.method in _METHODS else "_OTHER"
     route = request.url_rule.rule if request.url_rule else None
-    error = g.get("error")
-    error_class = type(error.__cause__ or error).__name__ if error else None
-    error_code = error.code if error else None
+    state = g._get_current_object()  # a stream outlives its request's context, and may fail in it
+    error_class, _ = _names(state.get("error"))
     failure = error_class if status >= 500 else None
     tracing.describe(
         {
@@ -72,6 +72,7 @@ def _report(status: int) -> Callable[[], None]:
 
     def report() -> None:
         seconds = perf_counter() - started
+        error_class, error_code = _names(state.get("error"))
         metrics.REQUEST_DURATION.record(seconds, method, scheme, route, status, failure)
         log_event(
             "request",
@@ -86,6 +87,11 @@ def _report(status: int) -> Callable[[], None]:
         )
 
     return report
+
+
+def _names(error: ApiError | None) -> tuple[str | None, str | None]:
+    """The class of an error's cause, and the code that the caller got."""
+    return (type(error.__cause__ or error).__name__, error.code) if error else (None, None)
 
 
 def _level(status: int, route: str) -> int:

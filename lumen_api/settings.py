@@ -143,6 +143,14 @@ def _listed(text: str) -> list[str]:
     return parts
 
 
+def models(text: str) -> tuple[str, ...]:
+    """names, comma-separated"""
+    names = tuple(_listed(text))
+    if not all(re.fullmatch(r"[A-Za-z0-9._:@/-]{1,128}", name) for name in names):
+        raise ValueError("must be names of models: letters, digits and ._:@/- and nothing else")
+    return names
+
+
 def postgres_url(text: str) -> str:
     """URL, postgresql"""
     # libpq reads it, and not _url(): it may name several hosts.

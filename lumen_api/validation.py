@@ -15,6 +15,7 @@ from lumen_api import rfc3339
 from lumen_api.errors import ApiError, BadRequest, InvalidJson, PayloadTooLarge, UnsupportedMediaType
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_BYTES_OF_BLUEPRINT = {"llm": 2 * 1024 * 1024}  # whole conversations
 _EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRANSCRIPT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -60,11 +61,11 @@ class InvalidLimit(ApiError):
 
 def init_app(app: Flask) -> None:
     """Refuse bodies that are too large before anything is done with a request."""
-    # One more, because of a chunked body Werkzeug reads so many bytes and drops the rest in silence.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
 
     @app.before_request
     def refuse_large_bodies() -> None:
+        # One more, because of a chunked body Werkzeug reads so many bytes and drops the rest in silence.
+        request.max_content_length = _max_bytes() + 1
         # A chunked body says its size only by ending, so it is read here, to the limit at most.
         _body_bytes()
 
@@ -97,9 +98,13 @@ def _body_bytes() -> bytes:
     except Exception:
         # A client that went away in the middle, or broken chunks: each WSGI server has errors of its own for that.
         raise BadRequest from None
-    if len(body) > MAX_BODY_BYTES:
+    if len(body) > _max_bytes():
         raise PayloadTooLarge
     return body
+
+
+def _max_bytes() -> int:
+    return MAX_BYTES_OF_BLUEPRINT.get(request.blueprint or "", MAX_BODY_BYTES)
 
 
 def _refuse_constant(name: str) -> NoReturn:

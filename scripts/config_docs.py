@@ -1,4 +1,4 @@
-"""Render .env.example and the README's table of settings from config.py (`make docs`). A test holds them to it."""
+"""Render .env.example and the README's table of settings from Config (`make docs`). A test holds them to it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _worker_database(postgres: str, worker_id: str) -> str:
 @pytest.fixture
 def database(_worker_database: str) -> str:
     """The URL of a migrated database with empty tables."""
-    databases.query(_worker_database, "truncate users, auth_tokens, auth_sessions, sessions")
+    databases.empty(_worker_database)
     return _worker_database
 
 
@@ -176,6 +176,7 @@ def make_app(env: dict[str, str]) -> Iterator[AppFactory]:
     yield make
     for app in apps:
         app.extensions["lumen.db"].close()
+        app.extensions["lumen.model_calls"].close()
 
 
 @pytest.fixture

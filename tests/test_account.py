@@ -15,19 +15,22 @@ from tests.support import databases, eventually
 from tests.support.journeys import HASH, request_link, sign_in
 from tests.support.locks import held, waiting
 from tests.support.mailbox import Mailbox
-from tests.support.rows import add_links, add_sessions, add_sign_ins, add_user
+from tests.support.rows import SOON, add_links, add_sessions, add_sign_ins, add_usage, add_user
 
 ADA, BOB = "ada@example.com", "bob@example.com"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
-# Which list of the export shows a table, and what of it is left out: digests of credentials, and whose row it is,
-# which the export says once.
+# Which list of the export shows a table, and what of it is left out: digests of credentials, a call's number, and
+# whose row it is, which the export says once.
 SHOWN = {
     "users": ("user", set()),
     "auth_tokens": ("links", {"token_hash", "email"}),
     "auth_sessions": ("sign_ins", {"id_hash", "user_id"}),
     "sessions": ("sessions", {"user_id"}),
+    "llm_usage": ("usage", {"user_id"}),
+    "llm_reservations": ("reservations", {"user_id", "reservation_id"}),
 }
+OF_NOBODY = {"llm_totals"}
 
 
 @pytest.fixture
@@ -41,11 +44,13 @@ def user_id(client: FlaskClient, mailbox: Mailbox, database: str) -> str:
         add_sessions(
             database, owner, [("running", NOON, None), ("ended", NOON, NOON), ("unstarted", None, NOON + timedelta(1))]
         )
+        add_usage(database, owner, used=100 * number, reserved=number)
+        add_usage(database, owner, used=1000 * number, days_ago=1)
     return ada
 
 
 def tables(database: str) -> dict[str, set[str]]:
-    """The columns of every table of ours."""
+    """The columns of every table of ours that has a person's data."""
     rows = databases.query(
         database,
         """
@@ -53,7 +58,9 @@ def tables(database: str) -> dict[str, set[str]]:
          where table_schema = 'public' and table_name not like '%%yoyo%%' group by table_name
         """,
     )
-    return {table: set(columns) for table, columns in rows}
+    found = {table: set(columns) for table, columns in rows}
+    assert {table for table, columns in found.items() if not columns & {"user_id", "email"}} == OF_NOBODY
+    return {table: columns for table, columns in found.items() if table not in OF_NOBODY}
 
 
 def number_of_rows(database: str, email: str) -> dict[str, int]:
@@ -68,10 +75,10 @@ def number_of_rows(database: str, email: str) -> dict[str, int]:
 # --- The copy. ---
 
 
-def test_the_export_has_the_user_links_sign_ins_and_sessions(client: FlaskClient, user_id: str) -> None:
+def test_the_export_has_the_user_links_sign_ins_sessions_and_budgets(client: FlaskClient, user_id: str) -> None:
     export = client.get("/v1/account").get_json()
 
-    assert list(export) == ["status", "user", "links", "sign_ins", "sessions"]
+    assert list(export) == ["status", "user", "links", "sign_ins", "sessions", "usage", "reservations"]
     assert export["status"] == "ok"
     assert (export["user"]["user_id"], export["user"]["email"]) == (user_id, ADA)
     assert [len(export[name]) for name in ("links", "sign_ins", "sessions")] == [2, 3, 3]
@@ -95,6 +102,12 @@ def test_the_export_has_the_user_links_sign_ins_and_sessions(client: FlaskClient
             "transcript_hash": HASH,
         },
     ]
+    now = datetime.now(UTC)
+    today, yesterday = str(now.date()), str(now.date() - timedelta(days=1))
+    assert export["usage"] == [{"day": yesterday, "tokens": 1000}, {"day": today, "tokens": 101}]
+    (call,) = export["reservations"]
+    assert (call["day"], call["tokens"]) == (today, 1)
+    assert now < datetime.fromisoformat(call["deadline"]) <= now + SOON
 
 
 @pytest.mark.usefixtures("user_id")
@@ -105,6 +118,7 @@ def test_every_column_of_every_table_is_in_the_export_but_digests(client: FlaskC
     for table, columns in tables(database).items():
         name, left_out = SHOWN[table]
         entries = export[name] if isinstance(export[name], list) else [export[name]]
+        assert entries, table
         assert all(set(entry) == columns - left_out for entry in entries), table
 
 
@@ -167,6 +181,21 @@ def test_deletion_takes_every_row_of_the_user_and_no_other(client: FlaskClient, 
     assert number_of_rows(database, BOB) == others
 
 
+def test_deletion_leaves_everybodys_budget_and_the_calls_under_way_without_a_name(
+    client: FlaskClient, user_id: str, database: str
+) -> None:
+    today = "day = (now() at time zone 'utc')::date"
+    ((before,),) = databases.query(database, f"select tokens from llm_totals where {today}")
+
+    client.delete("/v1/account")
+
+    # A new account is no fresh budget for the service.
+    assert databases.query(database, f"select tokens from llm_totals where {today}") == [(before,)]
+    calls = databases.query(database, "select user_id::text, tokens from llm_reservations order by tokens")
+    assert calls[0] == (None, 1)
+    assert user_id not in {owner for owner, _ in calls}
+
+
 @pytest.mark.usefixtures("user_id")
 def test_deletion_takes_the_cookie_back(client: FlaskClient) -> None:
     answer = client.delete("/v1/account")
@@ -210,6 +239,7 @@ def test_whoever_comes_back_is_a_new_user_without_a_past(client: FlaskClient, us
     assert sign_in(client, mailbox, ADA) != user_id
     export = client.get("/v1/account").get_json()
     assert (export["links"], export["sessions"], len(export["sign_ins"])) == ([], [], 1)
+    assert (export["usage"], export["reservations"]) == ([], [])
 
 
 def test_deletion_of_an_account_with_two_thousand_sessions_works(

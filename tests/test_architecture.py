@@ -1,4 +1,4 @@
-"""The house rules: who may import whom, what production may load, and that every route has its guard."""
+"""The house rules: who may import whom, and what production may load."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from flask import Flask
 
 import lumen_api
-from lumen_api.errors import ApiError
 from tests.support import ROOT
 
 PACKAGE = ROOT / "lumen_api"
@@ -24,7 +22,7 @@ PACKAGE = ROOT / "lumen_api"
 # From the top: each part may import what is in its own row and in the rows below it.
 ROWS = [
     {"cli", "hooks", "origins", "blueprints", "email"},
-    {"auth", "validation", "rate_limits", "repositories", "migrations"},
+    {"auth", "validation", "rate_limits", "llm", "repositories", "migrations"},
     {"errors", "db", "rfc3339", "observability", "settings", "transcript_hash"},
 ]
 # Only app.py puts these together; of the parts, only blueprints send mail.
@@ -137,6 +135,43 @@ def test_repositories_know_the_database_alone() -> None:
     assert foreign == []
 
 
+# Who may know the model proxy, and what of it; so the rest of the service does not care whether there is a model.
+USERS_OF_THE_PROXY = {
+    "app": {"calls", "policy", "provider", "anthropic", "echo"},
+    "config": {"settings"},
+    "lumen_api.blueprints.llm": {"calls", "request"},
+}
+
+
+def test_the_model_proxy_is_known_to_app_its_routes_and_its_settings_alone() -> None:
+    around = [found for file in AT_THE_TOP for found in imports_of(file)]
+    users: dict[str, set[str]] = {}
+    for found in [*IMPORTS, *around]:
+        if part(found.imported) == "llm" != part(found.importer):
+            users.setdefault(found.importer, set()).add(found.imported.removeprefix("lumen_api.llm."))
+
+    assert users == USERS_OF_THE_PROXY
+
+
+def test_a_provider_is_imported_only_where_it_answers() -> None:
+    providers = {"lumen_api.llm.anthropic", "lumen_api.llm.echo"}
+    users = [found for found in [*IMPORTS, *imports_of(ROOT / "app.py")] if found.imported in providers]
+
+    assert {(found.importer, found.inside) for found in users} == {("app", True)}
+
+
+def test_the_policy_of_model_calls_knows_the_standard_library_alone_and_no_clock() -> None:
+    known = {found.imported.split(".")[0] for found in IMPORTS if found.importer == "lumen_api.llm.policy"}
+
+    assert known == {"__future__", "dataclasses", "enum"}
+
+
+def test_the_shape_of_a_model_request_knows_neither_flask_nor_a_provider() -> None:
+    known = {found.imported for found in IMPORTS if found.importer == "lumen_api.llm.request"}
+
+    assert known - sys.stdlib_module_names == {"lumen_api.errors"}
+
+
 # --- What is for development alone. ---
 
 
@@ -211,64 +246,7 @@ def test_production_starts_without_its_services_and_without_what_development_nee
     assert [name for name in loaded if name.startswith("lumen_api.dev")] == []
 
 
-# --- Routes and errors. ---
-
-# Whoever calls. Every other route is for a caller who is signed in.
-PUBLIC = {
-    "GET /v1/health",
-    "GET /v1/health/ready",
-    "GET /v1/openapi.json",
-    "POST /v1/auth/request-link",
-    "POST /v1/auth/verify",
-    "POST /v1/auth/logout",
-}
-
-
-def routes(app: Flask) -> Iterator[tuple[str, str]]:
-    for rule in app.url_map.iter_rules():
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
-            yield method, rule.rule
-
-
-def test_every_route_but_the_public_ones_asks_who_calls(app: Flask) -> None:
-    guarded = [(method, path) for method, path in routes(app) if f"{method} {path}" not in PUBLIC]
-    answers = {(method, path): app.test_client().open(path, method=method) for method, path in guarded}
-
-    assert len(guarded) >= 7
-    assert {route for route, answer in answers.items() if answer.status_code != 401} == set()
-    assert {answer.get_json()["error"]["code"] for answer in answers.values()} == {"unauthorized"}
-
-
-def test_a_forged_cookie_opens_no_guarded_route(app: Flask) -> None:
-    client = app.test_client()
-    client.set_cookie("__Host-lumen_session", "a" * 43 + "." + "b" * 43, secure=True)
-
-    guarded = [(method, path) for method, path in routes(app) if f"{method} {path}" not in PUBLIC]
-
-    assert {client.open(path, method=method).status_code for method, path in guarded} == {401}
-
-
-def errors(base: type[ApiError] = ApiError) -> Iterator[type[ApiError]]:
-    """Every error that the service can answer with: conftest.py has imported all of it."""
-    for error in base.__subclasses__():
-        if error.__module__.startswith("lumen_api."):
-            yield error
-        yield from errors(error)
-
-
-def test_every_error_has_a_code_of_its_own() -> None:
-    codes = [error.code for error in errors()]
-
-    assert len(codes) > 20
-    assert len(codes) == len(set(codes))
-
-
-@pytest.mark.parametrize("error", [pytest.param(error, id=error.code) for error in errors()])
-def test_an_error_is_three_facts(error: type[ApiError]) -> None:
-    assert 400 <= error.status <= 503
-    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", error.code)
-    assert re.fullmatch(r"[A-Z].*[.:-]", error.message)
-    assert (error.retry_after is not None) == (error.status == 503)
+# --- How long a file is. ---
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -7,18 +7,22 @@ import json
 import pytest
 from flask.testing import FlaskClient
 
-from tests.support import databases
+from tests.support import contract, databases
 from tests.support.contract import (
     BODILESS_ROUTES,
     JSON_ROUTES,
     JSON_TYPE,
-    MAX_BODY,
+    LLM,
+    MAX_LLM_BODY,
     error_of,
     good_bodies,
+    max_body,
     routes,
 )
 from tests.support.journeys import sign_in
 from tests.support.mailbox import Mailbox
+
+provider, env = contract.provider, contract.env_with_a_model
 
 GOOD = '{"email": "ada@example.com", "token": "t", "session_id": "first"}'
 
@@ -134,7 +138,8 @@ def test_a_refused_body_leaves_no_trace(client: FlaskClient, mailbox: Mailbox, d
         assert client.post(path, data=json.dumps(body) + "!", content_type=JSON_TYPE).status_code == 400
 
     assert mailbox.messages == []
-    assert databases.query(database, "select from auth_tokens union all select from sessions") == []
+    tables = "select from auth_tokens union all select from sessions union all select from llm_usage"
+    assert databases.query(database, tables) == []
 
 
 def test_unknown_members_are_ignored(client: FlaskClient, mailbox: Mailbox) -> None:
@@ -262,9 +267,9 @@ def test_a_route_that_needs_no_body_takes_an_object(
 # --- The size. ---
 
 
-def test_a_body_of_64_kib_is_read_by_every_route(client: FlaskClient, mailbox: Mailbox) -> None:
+def test_a_body_of_64_kib_or_2_mib_for_the_model_is_read_by_every_route(client: FlaskClient, mailbox: Mailbox) -> None:
     for path, body in good_bodies(client, mailbox).items():
-        text = json.dumps(body).encode().ljust(MAX_BODY)
+        text = json.dumps(body).encode().ljust(max_body(path))
         assert client.post(path, data=text, content_type=JSON_TYPE).status_code == 200, path
 
 
@@ -272,10 +277,23 @@ def test_a_body_of_one_byte_more_is_refused_by_every_route(client: FlaskClient, 
     bodies = good_bodies(client, mailbox)
 
     for method, path in routes(client.application):
-        if path.startswith("/v1/llm"):
-            continue  # has a limit of its own
-        text = json.dumps(bodies.get(path, {})).encode().ljust(MAX_BODY + 1)
+        text = json.dumps(bodies.get(path, {})).encode().ljust(max_body(path) + 1)
         answer = client.open(path, method=method, data=text, content_type=JSON_TYPE)
         assert error_of(answer) == (413, "payload_too_large"), (method, path)
     # None of them did anything.
     assert client.get("/v1/auth/session").status_code == 200
+
+
+def test_a_body_for_the_model_may_be_as_bad_as_it_is_large(client: FlaskClient, mailbox: Mailbox) -> None:
+    sign_in(client, mailbox)
+    half = MAX_LLM_BODY // 2
+
+    for body in (
+        b"[" * half + b"]" * half,
+        b'{"a":' * (MAX_LLM_BODY // 5),
+        b'{"messages":' + b"[" * (half - 20) + b"]" * (half - 20) + b"}",
+        b'{"max_tokens":' + b"7" * (MAX_LLM_BODY - 20) + b"}",
+        b'{"system":"' + b"\xff" * (MAX_LLM_BODY - 20) + b'"}',
+    ):
+        answer = client.post(LLM, data=body, content_type=JSON_TYPE)
+        assert error_of(answer) == INVALID_JSON, body[:20]

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.support.answers import CANARY, LINK, VERIFY
-from tests.support.contract import JSON_ROUTES, error_of, says
+from tests.support.contract import JSON_ROUTES, LLM, error_of, says
 from tests.support.journeys import HASH, sign_in
 from tests.support.mailbox import Mailbox
 
@@ -271,6 +271,7 @@ ECHOES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "a session_id": ("POST", "/v1/sessions/start", {"json": {"session_id": f"{CANARY}/"}}),
     "a time": ("POST", "/v1/sessions/start", {"json": {"session_id": "a", "started_at": CANARY}}),
     "a hash": ("POST", "/v1/sessions/end", {"json": {"session_id": "a", "transcript_hash": CANARY}}),
+    "a model": ("POST", LLM, {"json": {**JSON_ROUTES[LLM], "model": CANARY}}),
     "a limit": ("GET", f"/v1/sessions?limit={CANARY}", {}),
     "a cursor": ("GET", f"/v1/sessions?cursor={CANARY}", {}),
     "a body that is no JSON": ("POST", VERIFY, {"data": CANARY, "content_type": "application/json"}),

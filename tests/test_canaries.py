@@ -96,6 +96,15 @@ def test_a_find_says_what_it_is_and_where_it_was() -> None:
     assert "by mistake" in found
 
 
+def test_canaries_of_two_kinds_are_found_together_and_told_apart() -> None:
+    said, answered = Canaries(), Canaries()
+    texts = {said.word("prompt"), answered.word("answer")}
+
+    for text in texts:
+        assert len((said | answered).find(text)) == 1
+    assert [len(each.find(" ".join(texts))) for each in (said, answered)] == [1, 1]
+
+
 def test_texts_without_a_canary_are_clean() -> None:
     canaries, others = Canaries(), Canaries()
     canaries.email("user")

@@ -15,6 +15,7 @@ def test_no_secret_is_in_the_repr() -> None:
     env = {**PRODUCTION, "AUTH_TOKEN_SECRETS": CANARY, "SMTP_URL": "", "RESEND_API_KEY": CANARY}
 
     assert CANARY not in repr(Config.from_env({**env, "DATABASE_URL": f"postgresql://u:{CANARY}@h/db"}))
+    assert CANARY not in repr(Config.from_env({**PRODUCTION, "LLM_PROVIDER_KEY": CANARY}))
     assert CANARY not in repr(Config.from_env({**PRODUCTION, "SMTP_URL": f"smtp://u:{CANARY}@h"}))
 
 
@@ -29,6 +30,7 @@ def test_no_secret_is_in_the_repr() -> None:
         ("REDIS_URL", f"redis://:{CANARY}@h"),
         ("REDIS_URL", f"valkeys://u:{CANARY}@h:6380/1"),
         ("REDIS_URL", f"redis://h?password={CANARY}"),
+        ("LLM_PROVIDER_KEY", CANARY),
         ("SMTP_URL", f"smtps://u%40h:{CANARY}@h:465"),
         ("SMTP_URL", f"smtps://u:p@ss:{CANARY}@h:465"),
         ("SMTP_URL", f"smtps://{CANARY}:{CANARY}@h"),  # some providers' user name is the password
@@ -52,6 +54,9 @@ def test_no_secret_is_shown(name: str, value: str) -> None:
         ("REDIS_URL", f"redis://h:{CANARY}"),
         ("SMTP_URL", f"smtp://u:{CANARY}/@h"),
         ("RESEND_API_KEY", f"{CANARY} "[::-1] + " ä"),
+        ("LLM_PROVIDER_KEY", f"{CANARY} ä"),
+        ("LLM_PROVIDER_URL", f"https://u:{CANARY}@api.anthropic.com"),
+        ("LLM_MODELS", f"{CANARY} ä"),  # a key in the wrong variable
         ("WEB_ORIGINS", f"https://u:{CANARY}@a.example"),
     ],
 )

@@ -157,7 +157,7 @@ Known = dict[str, object]
 
 def account_and_mailbox(client: FlaskClient, mailbox: Mailbox, database: str, typed: str) -> Known:
     """Sign in with an address as it was `typed`, and say under which names it is known to whom."""
-    databases.query(database, "truncate users, auth_tokens, auth_sessions, sessions")
+    databases.empty(database)
     recipients: list[str] = []
     mailbox.clear()
     mailbox.answer_rcpt = recipients.append

@@ -10,10 +10,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.conftest import AppFactory
+from tests.support import contract
 from tests.support.answers import CANARY, LINK, Asks, asks_for_every_answer, break_
-from tests.support.contract import JSON_ROUTES, error_of, good_bodies, routes, says
+from tests.support.contract import JSON_ROUTES, LLM, error_of, good_bodies, routes, says
 from tests.support.journeys import sign_in
 from tests.support.mailbox import Mailbox
+
+provider, env = contract.provider, contract.env_with_a_model
 
 
 @pytest.fixture
@@ -141,6 +144,7 @@ def test_limited_routes_say_how_much_is_left(client: FlaskClient, mailbox: Mailb
     sign_in(client, mailbox)
     limited = [("POST", LINK), ("POST", "/v1/auth/verify"), ("GET", "/v1/auth/session"), ("GET", "/v1/sessions")]
     limited += [("POST", "/v1/sessions/start"), ("POST", "/v1/sessions/end"), ("GET", "/v1/account")]
+    limited += [("POST", LLM), ("GET", "/v1/llm/usage")]
 
     for method, path in limited:
         # Right or wrong: both count.
@@ -160,7 +164,7 @@ def test_a_429_says_that_nothing_is_left(asks: Asks) -> None:
 def test_successes_say_ok(client: FlaskClient, mailbox: Mailbox) -> None:
     bodies = good_bodies(client, mailbox)
     for method, path in [*(("POST", path) for path in bodies), *routes(client.application)]:
-        if path.startswith(("/v1/llm", "/v1/openapi")):
+        if path in (LLM, "/v1/openapi.json"):
             continue  # have forms of their own
         sign_in(client, mailbox)
         body = good_bodies(client, mailbox)[path] if path in bodies else None

@@ -17,10 +17,13 @@ from lumen_api.blueprints.sessions import write_cursor
 from lumen_api.repositories.sessions import Position
 from lumen_api.rfc3339 import parse
 from tests.conftest import AppFactory
-from tests.support import databases
-from tests.support.contract import JSON_ROUTES, JSON_TYPE, error_of
+from tests.support import contract, databases
+from tests.support.contract import JSON_ROUTES, JSON_TYPE, LLM, error_of
 from tests.support.journeys import HASH, sign_in
 from tests.support.mailbox import Mailbox
+from tests.support.openapi import EVENTS
+
+provider, env = contract.provider, contract.env_with_a_model
 
 
 def often(examples: int) -> settings:
@@ -41,10 +44,10 @@ def caller(client: FlaskClient, mailbox: Mailbox) -> FlaskClient:
 
 
 def check(answer: TestResponse) -> None:
-    """Fail unless it is a success that says ok, or a 4xx with the envelope."""
+    """Fail unless it is a success that says ok or is the model's, or a 4xx with the envelope."""
     assert answer.status_code in (200, 400, 401, 403, 404, 405, 409, 413, 415), answer.text
     if answer.status_code == 200:
-        assert answer.get_json()["status"] == "ok"
+        assert answer.mimetype == EVENTS or {"status": "ok", "type": "message"}.items() & answer.get_json().items()
     else:
         assert error_of(answer)[1] != "no error"
     assert answer.headers["X-Request-Id"].isascii()
@@ -57,7 +60,8 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4),
     max_leaves=8,
 )
-MEMBERS = ("email", "token", "session_id", "transcript_hash", "started_at", "ended_at")
+MEMBERS = ["email", "token", "session_id", "transcript_hash", "started_at", "ended_at"]
+MEMBERS += ["model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream"]
 ROUTES = st.sampled_from(sorted(JSON_ROUTES))
 
 
@@ -93,6 +97,29 @@ def mangled(draw: st.DrawFn) -> bytes:
 @given(path=ROUTES, body=mangled())
 def test_json_with_some_bytes_changed_is_answered(caller: FlaskClient, path: str, body: bytes) -> None:
     check(caller.post(path, data=body, content_type=JSON_TYPE))
+
+
+# What is nearly a call of the model.
+BLOCKS = st.lists(st.fixed_dictionaries({"type": st.just("text") | ANY_JSON, "text": ANY_JSON}) | ANY_JSON, max_size=3)
+ROLES = st.sampled_from(["user", "assistant"]) | ANY_JSON
+TURNS = st.lists(st.fixed_dictionaries({"role": ROLES, "content": BLOCKS | ANY_JSON}) | ANY_JSON, max_size=3)
+CALL: dict[str, st.SearchStrategy[Any]] = {
+    "messages": TURNS,
+    "max_tokens": st.integers(1, 30) | ANY_JSON,
+    "system": BLOCKS | ANY_JSON,
+    "temperature": st.floats(0, 1) | ANY_JSON,
+    "stop_sequences": st.lists(ANY_TEXT | ANY_JSON, max_size=5),
+    "stream": st.booleans() | ANY_JSON,
+}
+
+
+@often(200)
+@given(members=st.fixed_dictionaries({}, optional=CALL), rest=st.dictionaries(ANY_TEXT, ANY_JSON, max_size=2))
+def test_any_call_of_the_model_is_answered(caller: FlaskClient, members: dict[str, Any], rest: dict[str, Any]) -> None:
+    answer = caller.post(LLM, json={**rest, **JSON_ROUTES[LLM], **members})
+
+    check(answer)
+    assert answer.status_code in (200, 400), answer.text
 
 
 # Addresses that are nearly right, and some that are.

@@ -12,18 +12,20 @@ from tests.support import databases
 from tests.support.journeys import HASH, OTHER_HASH, sign_in
 from tests.support.locks import held
 from tests.support.mailbox import Mailbox
+from tests.support.rows import add_usage
 
 ADA, BOB = "ada@example.com", "bob@example.com"
 EIGHT, NINE, TEN = (f"2026-01-31T{hour}:00:00.000000Z" for hour in ("08", "09", "10"))
 
 
 @pytest.fixture
-def ada(app: Flask, mailbox: Mailbox) -> FlaskClient:
-    """Signed in, with a session that has ended."""
+def ada(app: Flask, mailbox: Mailbox, database: str) -> FlaskClient:
+    """Signed in, with a session that has ended, and a call of the model under way."""
     client = app.test_client()
-    sign_in(client, mailbox, ADA)
+    user_id = sign_in(client, mailbox, ADA)
     client.post("/v1/sessions/start", json={"session_id": "same", "started_at": EIGHT})
     client.post("/v1/sessions/end", json={"session_id": "same", "ended_at": NINE, "transcript_hash": HASH})
+    add_usage(database, user_id, used=100, reserved=20)
     return client
 
 
@@ -42,6 +44,8 @@ def everything_of(database: str, email: str) -> list[Any]:
         "select t.* from auth_tokens t where email = %s order by token_hash",
         "select a.* from auth_sessions a join users using (user_id) where email = %s order by id_hash",
         "select s.* from sessions s join users using (user_id) where email = %s order by session_id",
+        "select l.* from llm_usage l join users using (user_id) where email = %s order by day",
+        "select l.* from llm_reservations l join users using (user_id) where email = %s order by deadline",
     )
     return [bytes_of(row) for statement in statements for row in databases.query(database, statement, email)]
 
@@ -118,10 +122,18 @@ def test_a_cursor_of_one_user_shows_the_other_only_his_own(ada: FlaskClient, bob
     assert [session["session_id"] for session in page["sessions"]] == ["b1", "b0"]
 
 
+def test_a_budget_is_the_callers_own(ada: FlaskClient, bob: FlaskClient) -> None:
+    seen = [client.get("/v1/llm/usage").get_json() for client in (ada, bob)]
+
+    assert [(usage["used"], usage["reserved"]) for usage in seen] == [(100, 20), (0, 0)]
+
+
 @pytest.mark.usefixtures("ada")
 def test_the_export_holds_nothing_of_anybody_else(bob: FlaskClient) -> None:
-    text = bob.get("/v1/account").text
+    answer = bob.get("/v1/account")
+    text = answer.text
 
+    assert (answer.get_json()["usage"], answer.get_json()["reservations"]) == ([], [])
     assert BOB in text
     assert ADA not in text
     assert HASH not in text

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from opentelemetry.metrics import Meter
 from opentelemetry.proto.metrics.v1 import metrics_pb2
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from lumen_api.observability import metrics, telemetry
+from lumen_api.observability import metrics
 from lumen_api.observability.metrics import Metric
 from tests.conftest import ServiceFactory
-from tests.support import ROOT, eventually
+from tests.support import eventually
+from tests.support.anthropic import API_KEY, AnthropicServer
+from tests.support.anthropic_answers import error, message, stream
 from tests.support.collector import Collector, attributes
+from tests.support.llm import ASKED
 from tests.support.observed import Observed, observed
 from tests.support.outages import silence
 from tests.support.programs import flask
-from tests.support.rows import add_links, add_sign_ins, add_user
+from tests.support.rows import add_links, add_sign_ins, add_usage, add_user
 
 ADA = "ada@example.com"
 LINK, VERIFY, SESSION = "/v1/auth/request-link", "/v1/auth/verify", "/v1/auth/session"
+MODEL = "/v1/llm/messages"
 Counts = dict[tuple[Any, ...], float]
 
 
@@ -35,9 +36,20 @@ def journey(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "RATE_LIMIT_LINK_PER_IP": "4/hour",
         "RATE_LIMIT_LINK_PER_EMAIL": "1/hour",
         "RATE_LIMIT_VERIFY_PER_IP": "2/hour",
-        "RATE_LIMIT_PER_USER": "2/hour",
+        "RATE_LIMIT_PER_USER": "6/hour",
+        "LLM_DAILY_TOKENS": "4170",
     }
-    with observed(postgres, tmp_path_factory.mktemp("metrics"), OTEL_TRACES_SAMPLER="always_on", **limits) as seen:
+    with (
+        AnthropicServer() as provider,
+        observed(
+            postgres,
+            tmp_path_factory.mktemp("metrics"),
+            OTEL_TRACES_SAMPLER="always_on",
+            LLM_PROVIDER_KEY=API_KEY,
+            LLM_PROVIDER_URL=provider.url,
+            **limits,
+        ) as seen,
+    ):
         assert seen.call("link", "POST", LINK, {"email": ADA}).status == 200
         seen.mailbox.answer_rcpt = lambda _: "550 5.1.1 nobody of that name"
         assert seen.call("link", "POST", LINK, {"email": "nobody@example.com"}).status == 200
@@ -50,6 +62,10 @@ def journey(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         assert signed_in.status == 200
         assert seen.call("verify", "POST", VERIFY, {"token": "a-forged-one"}).status == 401
         assert seen.call("verify", "POST", VERIFY, {"token": "a-forged-one"}).status == 429
+        provider.behave(message(20), stream(20), error(401))
+        for members, status in (({}, 200), ({"stream": True}, 200), ({}, 502), ({"max_tokens": 4096}, 429)):
+            asked = seen.call("model", "POST", MODEL, {**ASKED, **members}, Cookie=signed_in.cookie)
+            assert asked.status == status
         for status in (200, 200, 429):
             assert seen.call("session", "GET", SESSION, Cookie=signed_in.cookie).status == status
         assert seen.call("unknown", "GET", "/v1/nothing/here").status == 404
@@ -95,6 +111,7 @@ def test_refusals_are_counted_by_rule(journey: Observed) -> None:
         ("link_per_ip",): 2,
         ("verify_per_ip",): 1,
         ("per_user",): 1,
+        ("daily_tokens",): 1,
     }
 
 
@@ -109,6 +126,9 @@ def test_requests_are_counted_by_method_route_and_status_and_never_by_path(journ
         ("POST", "http", VERIFY, 200, None): 1,
         ("POST", "http", VERIFY, 401, None): 1,
         ("POST", "http", VERIFY, 429, None): 1,
+        ("POST", "http", MODEL, 200, None): 2,
+        ("POST", "http", MODEL, 502, "KeyRefused"): 1,
+        ("POST", "http", MODEL, 429, None): 1,
         ("GET", "http", SESSION, 200, None): 2,
         ("GET", "http", SESSION, 429, None): 1,
         ("GET", "http", None, 404, None): 1,
@@ -127,8 +147,9 @@ def test_a_duration_is_in_seconds_with_the_buckets_of_the_conventions(journey: O
 
 
 def test_each_connection_that_was_used_was_waited_for_once_and_given_back(journey: Observed) -> None:
-    # Three links and two that are taken back, a sign-in, and a look at the cookie three times.
-    assert counts(journey.collector, metrics.CONNECTION_WAIT) == {("lumen",): 9}
+    # Three links and two that are taken back, a sign-in, a look at the cookie seven times; four reservations of which
+    # three were settled.
+    assert counts(journey.collector, metrics.CONNECTION_WAIT) == {("lumen",): 20}
     assert counts(journey.collector, metrics.CONNECTIONS) == {("lumen", "used"): 0}
     assert counts(journey.collector, metrics.CONNECTION_TIMEOUTS) == {}
 
@@ -162,12 +183,21 @@ def test_who_gets_no_connection_in_time_is_counted(serve: ServiceFactory, collec
 
 def test_a_purge_counts_the_rows_of_each_table(database: str, env: dict[str, str], collector: Collector) -> None:
     add_links(database, ADA, good=1, expired=5)
-    add_sign_ins(database, add_user(database, ADA), good=1, expired=3)
+    user_id = add_user(database, ADA)
+    add_sign_ins(database, user_id, good=1, expired=3)
+    for days_ago in range(4):
+        add_usage(database, user_id, used=1, days_ago=days_ago)
+    add_usage(database, user_id, used=1, reserved=1, days_ago=5, deadline=-timedelta(days=1))
 
     done = flask("purge", {**env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert counts(collector, metrics.PURGED) == {("auth_tokens",): 5, ("auth_sessions",): 3}
+    assert counts(collector, metrics.PURGED) == {
+        ("auth_tokens",): 5,
+        ("auth_sessions",): 3,
+        ("llm_usage",): 3,
+        ("llm_reservations",): 1,
+    }
 
 
 # --- Nothing but what is declared. ---
@@ -195,70 +225,3 @@ def test_no_value_comes_with_an_example(journey: Observed) -> None:
         for found in journey.collector.metrics(name):
             for point in (*found.histogram.data_points, *found.sum.data_points):
                 assert (list(point.exemplars), bool(attributes(point.attributes))) == ([], True)
-
-
-@pytest.fixture
-def reader() -> InMemoryMetricReader:
-    return InMemoryMetricReader()
-
-
-@pytest.fixture
-def meter(reader: InMemoryMetricReader) -> Iterator[Meter]:
-    """Of a provider with our views, as an instrumentation would get one."""
-    provider = MeterProvider([reader], views=telemetry._views(), shutdown_on_exit=False)
-    yield provider.get_meter("an.instrumentation")
-    provider.shutdown()
-
-
-def exported(reader: InMemoryMetricReader) -> dict[str, list[dict[str, Any]]]:
-    """The names of the metrics, each with the attributes of its values."""
-    data = reader.get_metrics_data()
-    found = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
-    return {metric.name: [dict(point.attributes or {}) for point in metric.data.data_points] for metric in found}
-
-
-def test_an_instrument_that_is_not_declared_is_not_exported(reader: InMemoryMetricReader, meter: Meter) -> None:
-    meter.create_counter("http.server.active_requests").add(1, {"server.address": "canary"})
-    meter.create_histogram("lumen.auth.durations").record(1)
-    meter.create_observable_gauge("lumen.gauge", [lambda _: []])
-    meter.create_counter(metrics.PURGED.name).add(1)
-
-    assert exported(reader).keys() == {metrics.PURGED.name}
-
-
-@pytest.mark.parametrize("metric", metrics.ALL, ids=lambda metric: metric.name)
-def test_an_attribute_that_is_not_declared_is_dropped(
-    reader: InMemoryMetricReader, meter: Meter, metric: Metric
-) -> None:
-    own = Metric(metric.kind, metric.name, metric.unit, metric.description, (*metric.attributes, "client.address"))
-    own.connect(meter)
-
-    own.record(1, *metric.attributes, "canary")
-
-    assert exported(reader) == {metric.name: [{name: name for name in metric.attributes}]}
-
-
-@pytest.mark.parametrize("values", [(), ("one",), ("one", "two", "three")], ids=len)
-def test_a_value_too_few_or_too_many_is_an_error(meter: Meter, values: tuple[str, ...]) -> None:
-    metric = Metric("counter", "lumen.test", "1", "A test.", ("first", "second"))
-    metric.connect(meter)
-
-    with pytest.raises(ValueError, match="argument"):
-        metric.record(1, *values)
-
-
-def test_all_that_is_declared_is_in_the_list_once_and_is_used() -> None:
-    declared = {name: value for name, value in vars(metrics).items() if isinstance(value, Metric)}
-    code = "".join(file.read_text() for file in (ROOT / "lumen_api").rglob("*.py"))
-
-    assert sorted(declared) == sorted(re.findall(r"^    ([A-Z_]+),$", (ROOT / metrics.__file__).read_text(), re.M))
-    assert list(declared.values()) == list(metrics.ALL)
-    assert len({metric.name for metric in metrics.ALL}) == len(metrics.ALL)
-    assert [name for name in declared if f"metrics.{name}.record(" not in code] == []
-
-
-def test_only_two_files_make_instruments() -> None:
-    making = re.compile(r"create_(\w*counter|histogram|\w*gauge)|get_meter|MeterProvider")
-    files = [ROOT / "app.py", *(ROOT / "lumen_api").rglob("*.py")]
-
-    assert {file.name for file in files if making.search(file.read_text())} <= {"metrics.py", "telemetry.py"}

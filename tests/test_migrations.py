@@ -47,7 +47,10 @@ def test_a_migration_depends_on_earlier_ones(file: Path) -> None:
 def test_an_empty_database_gets_every_migration_in_order(empty: str) -> None:
     assert migrations.apply(empty) == NAMES
     assert applied(empty) == NAMES
-    assert tables(empty) == {"users", "auth_tokens", "auth_sessions", "sessions"}
+    assert tables(empty) == {
+        *("users", "auth_tokens", "auth_sessions", "sessions"),
+        *("llm_usage", "llm_totals", "llm_reservations"),
+    }
 
 
 def test_applying_twice_does_nothing(empty: str) -> None:

@@ -14,7 +14,10 @@ from urllib.request import OpenerDirector, Request
 import pytest
 
 from tests.conftest import ORIGIN, ServiceFactory
+from tests.support.anthropic import API_KEY, AnthropicServer
+from tests.support.anthropic_answers import FOREVER, stream
 from tests.support.journeys import HASH
+from tests.support.llm import ASKED
 from tests.support.mailbox import Mailbox
 from tests.support.nginx import Nginx
 
@@ -146,6 +149,59 @@ def test_bodies_pass_up_to_64_kib(behind_nginx: NginxFactory) -> None:
         return post(nginx, "/v1/auth/verify", start + b"x" * (size - len(start) - len(end)) + end).status
 
     assert [status(20_000), status(64 * 1024), status(64 * 1024 + 1)] == [401, 401, 413]
+
+
+# --- Calls of the model. ---
+
+
+@pytest.fixture
+def provider() -> Iterator[AnthropicServer]:
+    with AnthropicServer() as server:
+        yield server
+
+
+@pytest.fixture
+def with_model(behind_nginx: NginxFactory, provider: AnthropicServer, mailbox: Mailbox) -> tuple[Nginx, str]:
+    """nginx in front of a service with a model, and the cookie of somebody who may call it."""
+    nginx = behind_nginx(LLM_PROVIDER_KEY=API_KEY, LLM_PROVIDER_URL=provider.url, LLM_DAILY_TOKENS="2000000")
+    post(nginx, "/v1/auth/request-link", b'{"email":"ada@example.com"}')
+    token = mailbox.token_for("ada@example.com")
+    signed_in = post(nginx, "/v1/auth/verify", json.dumps({"token": token}).encode())
+    return nginx, str(signed_in.headers["Set-Cookie"]).partition(";")[0]
+
+
+def test_calls_of_the_model_pass_up_to_2_mib(with_model: tuple[Nginx, str]) -> None:
+    nginx, cookie = with_model
+    start, end = json.dumps({**ASKED, "messages": [{"role": "user", "content": "?"}]}).encode().split(b"?")
+
+    def status(size: int) -> int:
+        body = start + b"x" * (size - len(start) - len(end)) + end
+        return post(nginx, "/v1/llm/messages", body, Cookie=cookie).status
+
+    assert [status(64 * 1024 + 1), status(2 * 1024 * 1024), status(2 * 1024 * 1024 + 1)] == [200, 200, 413]
+
+
+def test_an_event_of_a_stream_passes_before_the_next_one_comes(
+    with_model: tuple[Nginx, str], provider: AnthropicServer
+) -> None:
+    nginx, cookie = with_model
+    provider.behave(stream(20).until("content_block_delta", FOREVER))
+    connection = nginx.connection()
+    headers = {"Content-Type": "application/json", "Cookie": cookie}
+    connection.request("POST", "/v1/llm/messages", json.dumps({**ASKED, "stream": True}), headers)
+    response = connection.getresponse()
+
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    lines = (response.readline() for _ in range(1000))
+    assert next(line for line in lines if b"content_block_delta" in line)
+
+    # And who leaves nginx leaves the provider.
+    response.close()
+    connection.close()
+    assert provider.finished()[0].end == "client_gone"
+
+
+# --- Connections. ---
 
 
 def test_connections_to_the_service_are_used_for_many_requests(behind_nginx: NginxFactory) -> None:

@@ -87,6 +87,22 @@ def test_what_is_no_event_fails_a_test_that_reads_it() -> None:
         ("request", {"error_code": "Not found"}),
         ("auth_request", {"outcome": "ada@example.com"}),
         ("auth_request", {"outcome": None}),
+        ("llm_call", {"model": "What is love?"}),
+        ("llm_call", {"model": None}),
+        ("llm_call", {"stream": None}),
+        ("llm_call", {"stream": "true"}),
+        ("llm_call", {"status": None}),
+        ("llm_call", {"error_class": "the provider said: Hello"}),
+        ("llm_call", {"input_tokens": -1}),
+        ("llm_call", {"input_tokens": "312"}),
+        ("llm_call", {"output_tokens": None}),
+        ("llm_call", {"charged_tokens": 11.5}),
+        ("llm_call", {"ttft_ms": "742.18"}),
+        ("llm_call", {"duration_ms": None}),
+        ("llm_call", {"provider_request_id": "two words"}),
+        ("llm_call", {"provider_request_id": "x" * 65}),
+        ("llm_call", {"provider_request_id": ""}),
+        ("llm_call", {"level": "warning"}),
         ("unhandled_error", {"error_class": None}),
         ("unhandled_error", {"stack": ["flask/app.py:902:dispatch_request: ada@example.com"]}),
         ("unhandled_error", {"stack": ["flask/app.py:902"]}),
@@ -113,6 +129,7 @@ LEVELS = {
     **dict.fromkeys(("migration_applied", "migration_undone", "database_up_to_date", "purge"), frozenset({"info"})),
     **dict.fromkeys(("unhandled_error", "invalid_configuration", "command_failed"), frozenset({"error"})),
     "request": {"debug", "info", "error"},
+    "llm_call": {"info", "error"},
     "warning": {"warning"},
     "library": {"debug", "info", "warning", "error", "critical"},
 }
@@ -132,6 +149,7 @@ def fields(event: str) -> set[str]:
         "request": of_requests,
         "auth_request": of_requests,
         "auth_verify": of_requests,
+        "llm_call": of_requests,
         "unhandled_error": {*of_requests, "stack"},
         "warning": of_requests,
         "library": {*of_requests, "template", "error_class", "stack"},
@@ -164,7 +182,7 @@ def test_a_missing_member_is_refused(event: str) -> None:
 @pytest.mark.parametrize("event", examples())
 def test_a_member_of_another_type_is_refused(event: str) -> None:
     for name, value in examples()[event].items():
-        for other in ({"email": "ada@example.com"}, ["ada@example.com"], True):
+        for other in ({"email": "ada@example.com"}, ["ada@example.com"], 1 if isinstance(value, bool) else True):
             assert not is_valid({**examples()[event], name: other}), (name, value, other)
 
 

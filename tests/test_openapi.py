@@ -17,10 +17,17 @@ from werkzeug.datastructures import ImmutableMultiDict
 from config import Config
 from lumen_api import validation
 from lumen_api.errors import ApiError
+from lumen_api.llm import policy
+from lumen_api.llm.errors import ClientGone
+from lumen_api.llm.provider import SILENCE
+from lumen_api.llm.request import MAX_MESSAGES, MAX_STOP_SEQUENCES, ROLES, InvalidRequest
+from tests.support import contract
 from tests.support.contract import good_bodies, routes
 from tests.support.journeys import sign_in
 from tests.support.mailbox import Mailbox
 from tests.support.openapi import DOCUMENT, JSON, OPERATIONS, Answer, Operation, examples, problems, resolved
+
+provider, env = contract.provider, contract.env_with_a_model
 
 RESPONSES = {name: Answer(resolved(response)) for name, response in DOCUMENT["components"]["responses"].items()}
 ANSWERS = [answer for operation in OPERATIONS for answer in operation.answers.values()]
@@ -28,8 +35,9 @@ WITH_BODY = [pytest.param(operation, id=operation.id) for operation in OPERATION
 
 
 def errors(base: type[ApiError] = ApiError) -> Iterator[type[ApiError]]:
+    """Those that somebody hears, the general ones before the special."""
     for error in base.__subclasses__():
-        if error.__module__.startswith("lumen_api."):
+        if error.__module__.startswith("lumen_api.") and error is not ClientGone:
             yield error
         yield from errors(error)
 
@@ -71,7 +79,7 @@ def test_every_example_is_one() -> None:
         described = list(operation.definition.get("parameters", []))
         described += [header for answer in ANSWERS for header in answer.headers.values()]
         described += [operation.definition["requestBody"]["content"][JSON]] if operation.body else []
-        described += [answer.definition["content"][JSON] for answer in operation.answers.values()]
+        described += [content for answer in operation.answers.values() for content in answer.content.values()]
         for content in described:
             for name, example in examples(content).items():
                 assert problems(example, content["schema"]) == [], (operation.id, name)
@@ -117,12 +125,16 @@ def test_the_document_has_the_errors_that_the_service_has() -> None:
 
 
 def test_every_error_is_documented_with_its_status_and_message() -> None:
-    by_code = {error.code: error for error in errors()}
+    by_code: dict[str, type[ApiError]] = {}
+    for known in errors():
+        by_code.setdefault(known.code, known)
+    # The one message that says what is wrong with this very request.
+    special = {"invalid_request": InvalidRequest("messages[3].role", "must be user or assistant").message}
 
     assert DOCUMENT["components"]["examples"].keys() == by_code.keys()
     for code, example in DOCUMENT["components"]["examples"].items():
         error = example["value"]["error"]
-        assert (error["code"], error["message"]) == (code, by_code[code].message)
+        assert (error["code"], error["message"]) == (code, special.get(code, by_code[code].message))
     for operation in OPERATIONS:
         for status, answer in operation.answers.items():
             assert {by_code[code].status for code in answer.codes} <= {status}, operation.id
@@ -183,10 +195,9 @@ def test_the_members_of_a_body_are_those_that_are_read(
 def test_a_member_is_required_if_a_request_without_it_is_refused(
     operation: Operation, client: FlaskClient, mailbox: Mailbox
 ) -> None:
-    example = {"started_at": "2026-01-31T08:30:00Z", "ended_at": "2026-01-31T08:30:00Z"}
     for name in operation.body["properties"]:
-        body = {**example, **good_bodies(client, mailbox)[operation.path]}
-        del body[name]
+        body = dict(good_bodies(client, mailbox)[operation.path])
+        body.pop(name, None)
         refused = client.open(operation.path, method=operation.method, json=body).status_code == 400
         assert refused == (name in operation.body["required"]), name
 
@@ -225,7 +236,9 @@ def test_patterns_and_sizes_are_those_of_the_code() -> None:
 
     assert schemas["SessionId"]["pattern"] == f"^{validation._SESSION_ID.pattern}$"
     assert schemas["TranscriptHash"]["pattern"] == f"^{validation._TRANSCRIPT_HASH.pattern}$"
-    assert f"at most {validation.MAX_BODY_BYTES:,} bytes" in DOCUMENT["info"]["description"]
+    for description in (DOCUMENT["info"]["description"], RESPONSES["PayloadTooLarge"].definition["description"]):
+        for size in (validation.MAX_BODY_BYTES, validation.MAX_BYTES_OF_BLUEPRINT["llm"]):
+            assert f"{size:,}" in description
     assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
 
 
@@ -244,10 +257,31 @@ def test_rate_limits_and_lifetimes_are_the_default_settings() -> None:
     for operation in OPERATIONS:
         by_user = f"{limits('per_user')} by user" in said[operation.id]
         assert by_user == ("unauthorized" in [code for answer in operation.answers.values() for code in answer.codes])
+    assert f"{limits('llm_per_user')} by user of these calls alone" in said["createMessage"]
     assert f"works for {default.auth_token_ttl.seconds // 60} minutes" in said["requestLink"]
     assert f"Max-Age={int(default.session_ttl.total_seconds())};" in json.dumps(DOCUMENT)
     production = replace(default, app_env="production")
     assert DOCUMENT["components"]["securitySchemes"]["cookie"]["name"] == production.session_cookie_name
+
+
+def test_what_a_call_of_the_model_may_be_is_what_the_code_and_the_default_settings_say() -> None:
+    default = Config.from_env({"APP_ENV": "development"})
+    (operation,) = [operation for operation in OPERATIONS if operation.id == "createMessage"]
+    members, said = operation.body["properties"], json.dumps(operation.definition)
+
+    assert all(f"`{model}`" in members["model"]["description"] for model in default.llm_models)
+    assert members["max_tokens"]["maximum"] == default.llm_max_output_tokens
+    assert members["messages"]["maxItems"] == MAX_MESSAGES
+    assert tuple(members["messages"]["items"]["properties"]["role"]["enum"]) == ROLES
+    assert members["stop_sequences"]["maxItems"] == MAX_STOP_SEQUENCES
+    assert f"{default.llm_daily_tokens:,} by default" in said
+    assert f"have {policy.Limits.calls_at_once} calls under way" in said
+    assert policy.BYTES_PER_TOKEN == 3
+    assert "a third of the request's bytes" in said
+    assert f"comment after {SILENCE:.0f} s" in flat(operation.answers[200].definition["description"])
+    waits = operation.answers[504].definition["description"]
+    assert f"for {default.llm_idle_timeout.seconds} seconds" in waits
+    assert f"more than {default.llm_total_timeout.seconds // 60} minutes" in waits
 
 
 def flat(text: str) -> str:

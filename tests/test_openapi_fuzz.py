@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ServiceFactory
+from tests.conftest import PLENTY, ServiceFactory
 from tests.support import ROOT, databases
 from tests.support.openapi import OPERATIONS
 from tests.support.service import Service
@@ -21,8 +21,9 @@ JOURNEY = ["requestLink", "verify", "startSession", "endSession"]
 
 @pytest.fixture
 def service(serve: ServiceFactory) -> Service:
-    """As a developer runs it, where the answer holds the link."""
-    return serve(workers=1, APP_ENV="development", SMTP_URL="", LOG_LEVEL="CRITICAL")
+    """As a developer runs it, where the answer holds the link and the model is an echo."""
+    limits = {"RATE_LIMIT_LLM_PER_USER": PLENTY, "LLM_DAILY_TOKENS": "9999999"}
+    return serve(workers=1, APP_ENV="development", SMTP_URL="", LOG_LEVEL="CRITICAL", **limits)
 
 
 def fuzz(service: Service, folder: Path, *arguments: str) -> list[dict[str, Any]]:

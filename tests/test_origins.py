@@ -9,10 +9,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.conftest import ORIGIN, AppFactory
+from tests.support import contract
 from tests.support.answers import asks_for_every_answer
-from tests.support.contract import BODILESS_ROUTES, error_of, good_bodies, routes, says
+from tests.support.contract import BODILESS_ROUTES, LLM, error_of, good_bodies, routes, says
 from tests.support.journeys import sign_in
 from tests.support.mailbox import Mailbox
+
+provider, env = contract.provider, contract.env_with_a_model
 
 REFUSED = (403, "origin_not_allowed")
 LOGOUT = "/v1/auth/logout"
@@ -64,7 +67,7 @@ FOREIGN = [
 def state_changing(app: Flask) -> list[tuple[str, str]]:
     """Every route that is no mere question."""
     found = [(method, path) for method, path in routes(app) if method != "GET"]
-    assert {("POST", path) for path in ("/v1/auth/verify", "/v1/sessions/end", LOGOUT)} <= set(found)
+    assert {("POST", path) for path in ("/v1/auth/verify", "/v1/sessions/end", LLM, LOGOUT)} <= set(found)
     assert ("DELETE", "/v1/account") in found
     return found
 

@@ -1,4 +1,5 @@
-"""The proof that nothing about a person is in what an operator sees: the log, the telemetry, the databases' own logs.
+"""The proof that nothing about a person is in what an operator sees: the log, the telemetry, the databases' own logs;
+and nothing that was said to the model or by it, nor in any table.
 
 Production with two workers, and callers with a canary in every place that they control. What fails beside them is in
 test_privacy_faults.py; that the search would find a canary, in test_canaries.py.
@@ -18,9 +19,11 @@ from config import Config
 from lumen_api.errors import ApiError
 from lumen_api.observability import metrics
 from tests.support import journey_of_a_canary as journey
+from tests.support.anthropic_events import MODEL
 from tests.support.caller import Caller
 from tests.support.canaries import Canaries
 from tests.support.collector import attributes
+from tests.support.conversation_of_canaries import Conversation
 from tests.support.production import production
 
 Routes = set[tuple[str, str]]
@@ -32,6 +35,7 @@ class Seen:
 
     level: str
     leaks: str
+    strays: str  # of what goes between a caller and the model
     lines: list[dict[str, Any]]
     codes: set[str]
     spans: set[str]
@@ -52,14 +56,18 @@ def seen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Seen]:
         cookie = journey.succeed(caller)
         journey.ask_for_everything(caller, sorted({rule for _, rule in routes()}))
         journey.garble(caller)
+        conversation = Conversation(caller)
+        conversation.hold()
         journey.fail(caller, cookie)
-        leaks = it.leaks(canaries)
+        strays = conversation.strays()
+        leaks = it.leaks(canaries, conversation.canaries)
         refusals = [
             point for metric in it.collector.metrics("lumen.rate_limit.refusals") for point in metric.sum.data_points
         ]
         yield Seen(
             request.param,
             leaks,
+            strays,
             it.records(),
             caller.codes,
             {span.name for span in it.collector.spans()},
@@ -84,6 +92,7 @@ def codes(error: type[ApiError] = ApiError) -> set[str]:
 @pytest.mark.parametrize("seen", ["INFO", "DEBUG"], indirect=True)
 def test_nothing_about_a_person_is_left_behind(seen: Seen) -> None:
     assert seen.leaks == ""
+    assert seen.strays == ""
 
     # Which says something only if all of it was there to be found.
     assert_every_route_was_asked(seen)
@@ -110,8 +119,9 @@ def assert_every_route_has_succeeded(seen: Seen) -> None:
 
 
 def assert_every_error_was_provoked(seen: Seen) -> None:
-    assert seen.codes == codes() - journey.CODES_OF_FAULTS
-    assert {line["error_code"] for line in seen.of_requests()} - {None} <= seen.codes
+    logged = {line["error_code"] for line in seen.of_requests()} - {None}
+    assert logged == codes() - journey.CODES_OF_FAULTS
+    assert seen.codes == logged - journey.CODES_IN_THE_LOG_ALONE
 
 
 def assert_gunicorn_has_refused_garbage(seen: Seen) -> None:
@@ -122,7 +132,9 @@ def assert_gunicorn_has_refused_garbage(seen: Seen) -> None:
 
 def assert_spans_and_metrics_have_arrived(seen: Seen) -> None:
     ours = {"session.start", "session.end", "auth.request_link", "auth.verify", "auth_tokens.redeem", "email.send"}
+    ours |= {f"chat {MODEL}", "llm_usage.reserve", "llm_usage.settle"}
     assert {*ours, *(" ".join(route) for route in routes())} <= seen.spans
     elsewhere = {metrics.CONNECTION_TIMEOUTS.name, metrics.PURGED.name}
     assert seen.metrics == {metric.name for metric in metrics.ALL} - elsewhere
-    assert seen.refused_rules == {"link_per_ip", "link_per_email", "verify_per_ip", "per_user"}
+    of_callers = {"link_per_ip", "link_per_email", "verify_per_ip", "per_user"}
+    assert seen.refused_rules == {*of_callers, "llm_per_user", "calls_at_once", "daily_tokens"}

@@ -1,9 +1,11 @@
-"""`flask purge`: what has expired goes, in batches and beside traffic; everything else stays."""
+"""`flask purge`: what has expired or is past goes, in batches and beside traffic; everything else stays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -12,14 +14,23 @@ from flask import Flask
 
 from lumen_api import cli
 from lumen_api.db import Connection
-from lumen_api.repositories import auth_sessions, auth_tokens
+from lumen_api.repositories import auth_tokens
 from tests.support import databases, logs
 from tests.support.journeys import HASH, request_link, sign_in
 from tests.support.locks import at_once, held
 from tests.support.mailbox import Mailbox
-from tests.support.rows import add_links, add_sign_ins, add_user
+from tests.support.rows import add_links, add_sign_ins, add_usage, add_user
 
 ADA = "ada@example.com"
+
+# What the purge removes rows from, and which of them it finds.
+PAST = {
+    "auth_tokens": "expires_at <= now()",
+    "auth_sessions": "expires_at <= now()",
+    "llm_usage": "day < (now() at time zone 'utc')::date - 1",
+    "llm_reservations": "deadline <= now() - interval '1 hour'",
+}
+SEVEN, NOTHING = dict.fromkeys(PAST, 7), dict.fromkeys(PAST, 0)
 
 
 def purge(app: Flask) -> dict[str, int]:
@@ -31,22 +42,31 @@ def purge(app: Flask) -> dict[str, int]:
 
 def left(database: str) -> dict[str, int]:
     """How many rows there are."""
-    tables = ("users", "auth_tokens", "auth_sessions", "sessions")
+    tables = ("users", "sessions", *PAST, "llm_totals")
     return {table: databases.query(database, f"select count(*) from {table}")[0][0] for table in tables}
 
 
 @pytest.fixture
 def rows(database: str) -> str:
-    """Seven expired and two good ones of each kind."""
+    """Seven past and two good ones of each kind."""
+    user_id = add_user(database, ADA)
     add_links(database, ADA, good=2, expired=7)
-    add_sign_ins(database, add_user(database, ADA), good=2, expired=7)
+    add_sign_ins(database, user_id, good=2, expired=7)
+    for days_ago in range(9):
+        deadline = -timedelta(minutes=59 if days_ago < 2 else 61)
+        add_usage(database, user_id, used=100, reserved=20, days_ago=days_ago, deadline=deadline)
     return database
 
 
 @pytest.mark.usefixtures("rows")
 def test_what_has_expired_is_removed_and_counted(app: Flask, database: str) -> None:
-    assert purge(app) == {"auth_tokens": 7, "auth_sessions": 7}
-    assert left(database) == {"users": 1, "auth_tokens": 2, "auth_sessions": 2, "sessions": 0}
+    before = databases.query(database, "select * from llm_totals order by day")
+
+    assert purge(app) == SEVEN
+    assert left(database) == {"users": 1, "sessions": 0, **dict.fromkeys(PAST, 2), "llm_totals": 9}
+    for table, past in PAST.items():
+        assert databases.query(database, f"select 1 from {table} where {past}") == [], table
+    assert databases.query(database, "select * from llm_totals order by day") == before
 
 
 @pytest.mark.usefixtures("rows")
@@ -54,7 +74,7 @@ def test_a_second_purge_finds_nothing(app: Flask, database: str) -> None:
     purge(app)
     before = left(database)
 
-    assert purge(app) == {"auth_tokens": 0, "auth_sessions": 0}
+    assert purge(app) == NOTHING
     assert left(database) == before
 
 
@@ -79,13 +99,13 @@ def test_users_and_their_sessions_never_expire(app: Flask, mailbox: Mailbox, dat
 
     purge(app)
 
-    assert left(database) == {"users": 1, "auth_tokens": 0, "auth_sessions": 0, "sessions": 1}
+    assert left(database) == {"users": 1, "sessions": 1, **NOTHING, "llm_totals": 0}
 
 
 @pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize(("batch", "sizes"), [(3, [3, 3, 1]), (7, [7, 0]), (8, [7]), (1, [1] * 7 + [0])], ids=str)
 def test_rows_go_batch_by_batch(app: Flask, monkeypatch: pytest.MonkeyPatch, batch: int, sizes: list[int]) -> None:
-    removed: dict[str, list[int]] = {"links": [], "sign-ins": []}
+    removed: dict[str, list[int]] = {table: [] for table in PAST}
 
     def counted(purge: Callable[..., int], counts: list[int]) -> Callable[..., int]:
         def count(conn: Connection, **values: Any) -> int:
@@ -95,12 +115,11 @@ def test_rows_go_batch_by_batch(app: Flask, monkeypatch: pytest.MonkeyPatch, bat
         return count
 
     monkeypatch.setattr(cli, "PURGE_BATCH", batch)
-    monkeypatch.setattr(auth_tokens, "purge", counted(auth_tokens.purge, removed["links"]))
-    monkeypatch.setattr(auth_sessions, "purge", counted(auth_sessions.purge, removed["sign-ins"]))
+    monkeypatch.setattr(cli, "_PURGES", {table: counted(purge, removed[table]) for table, purge in cli._PURGES.items()})
 
     purge(app)
 
-    assert removed == {"links": sizes, "sign-ins": sizes}
+    assert removed == dict.fromkeys(PAST, sizes)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 1000])
@@ -108,15 +127,18 @@ def test_locked_rows_are_left_for_the_next_time_and_not_waited_for(
     app: Flask, rows: str, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(cli, "PURGE_BATCH", batch)
-    expired = "select 1 from {} where expires_at <= now() order by expires_at limit 2 for update"
-    with held(rows, expired.format("auth_tokens")) as links, held(rows, expired.format("auth_sessions")) as sign_ins:
+    with ExitStack() as locks:
+        holders = [
+            locks.enter_context(held(rows, f"select from {table} where {past} limit 2 for update"))
+            for table, past in PAST.items()
+        ]
         # A purge that waits fails: the locks outlast it.
         beside = purge(app)
-        links.cursor().execute("rollback")
-        sign_ins.cursor().execute("rollback")
+        for holder in holders:
+            holder.cursor().execute("rollback")
 
-    assert beside == {"auth_tokens": 5, "auth_sessions": 5}
-    assert purge(app) == {"auth_tokens": 2, "auth_sessions": 2}
+    assert beside == dict.fromkeys(PAST, 5)
+    assert purge(app) == dict.fromkeys(PAST, 2)
 
 
 def test_two_purges_at_once_share_the_work(app: Flask, database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -18,7 +19,8 @@ from psycopg2 import extensions
 
 from lumen_api import repositories
 from lumen_api.db import Connection, execute
-from lumen_api.repositories import account, auth_sessions, auth_tokens, sessions
+from lumen_api.repositories import account, auth_sessions, auth_tokens, llm_usage, sessions
+from lumen_api.repositories.llm_usage import Budget
 from lumen_api.repositories.sessions import Position
 from tests.support import databases
 from tests.support.journeys import HASH
@@ -36,18 +38,29 @@ GROWTH = """
     insert into sessions (user_id, session_id, started_at)
     select user_id, 's' || n, now() - n * interval '1 hour'
       from users, lateral generate_series(1, case email when 'long-here@example.com' then 3000 else 3 end) n;
+    insert into llm_usage (user_id, day, tokens)
+    select user_id, (now() at time zone 'utc')::date - n, 1000 from users, generate_series(0, 1) n;
+    insert into llm_totals (day, tokens)
+    select (now() at time zone 'utc')::date - n, 1000 from generate_series(0, 3000) n;
+    insert into llm_reservations (user_id, day, tokens, deadline)
+    select user_id, (now() at time zone 'utc')::date, 100, now() + interval '10 minutes' from users;
     -- What the purge finds.
     update auth_tokens set created_at = now() - interval '1 hour', expires_at = now() - interval '1 minute'
      where email like 'user-99_@%';
     update auth_sessions set created_at = now() - interval '1 hour', expires_at = now() - interval '1 minute'
       from users where users.user_id = auth_sessions.user_id and email like 'user-99_@%';
+    update llm_usage set day = day - 2 from users where users.user_id = llm_usage.user_id and email like 'user-99_@%';
+    update llm_reservations set deadline = now() - interval '1 day'
+      from users where users.user_id = llm_reservations.user_id and email like 'user-99_@%';
     analyze;
 """
 EMAIL, LONG_HERE = "user-7@example.com", "long-here@example.com"
 DIGEST = b"\x01" * 32
+CALL = str(uuid4())
 TTL = timedelta(hours=1)
 NOW = datetime.now(UTC)
 EARLIER = Position(NOW - timedelta(hours=5), "s5")
+BUDGET = Budget(daily_tokens=10**6, total_daily_tokens=10**9, calls_at_once=2)
 
 
 @dataclass(frozen=True)
@@ -70,14 +83,17 @@ class Plan:
 
 
 class Explaining(extensions.cursor):
-    """Runs each statement as it comes, and asks for its plan first."""
+    """Runs each statement as it comes, and asks for its plan first: where two go out together, for both."""
 
     plans: list[Plan]
 
     def execute(self, query: Any, values: Any = None) -> None:
-        super().execute("explain (format json) " + query, values)
-        ((plan,),) = self.fetchall()
-        self.plans.append(Plan(query, list(_nodes(plan[0]["Plan"]))))
+        nodes: list[dict[str, Any]] = []
+        for part in query.split(";"):
+            super().execute("explain (format json) " + part, values)
+            ((plan,),) = self.fetchall()
+            nodes += _nodes(plan[0]["Plan"])
+        self.plans.append(Plan(query, nodes))
         super().execute(query, values)
 
 
@@ -149,6 +165,28 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
         lambda c, _: auth_tokens.purge(c, batch=1000),
         {"auth_tokens_pkey", "auth_tokens_expires_at"},
     ),
+    "llm_usage.reserve": (
+        lambda c, u: llm_usage.reserve(c, user_id=u, tokens=100, budget=BUDGET, lifetime=TTL),
+        {"users_pkey", "llm_usage_pkey", "llm_totals_pkey", "llm_reservations_user_id"},
+    ),
+    "llm_usage.settle": (
+        lambda c, u: llm_usage.settle(c, user_id=u, reservation_id=CALL, tokens=10),
+        {"users_pkey", "llm_usage_pkey", "llm_totals_pkey", "llm_reservations_pkey"},
+    ),
+    "llm_usage.today": (
+        lambda c, u: llm_usage.today(c, user_id=u),
+        {"llm_usage_pkey", "llm_reservations_user_id"},
+    ),
+    "llm_usage.days": (lambda c, u: llm_usage.days(c, user_id=u), {"llm_usage_pkey"}),
+    "llm_usage.reservations": (lambda c, u: llm_usage.reservations(c, user_id=u), {"llm_reservations_user_id"}),
+    "llm_usage.purge_usage": (
+        lambda c, _: llm_usage.purge_usage(c, batch=1000),
+        {"llm_usage_pkey", "llm_usage_day"},
+    ),
+    "llm_usage.purge_reservations": (
+        lambda c, _: llm_usage.purge_reservations(c, batch=1000),
+        {"llm_reservations_pkey", "llm_reservations_deadline"},
+    ),
     "sessions.start": (
         lambda c, u: sessions.start(c, user_id=u, session_id="new", started_at=NOW),
         {"sessions_pkey"},
@@ -166,8 +204,10 @@ QUERIES: dict[str, tuple[Query, set[str]]] = {
 
 # What a foreign key runs by itself when a user goes.
 CASCADES = {
-    "auth_sessions": {"auth_sessions_user_id"},
-    "sessions": {"sessions_newest"},
+    "delete from only auth_sessions": {"auth_sessions_user_id"},
+    "delete from only sessions": {"sessions_newest"},
+    "delete from only llm_usage": {"llm_usage_pkey"},
+    "update only llm_reservations set user_id = null": {"llm_reservations_user_id"},
 }
 
 
@@ -182,14 +222,14 @@ def test_a_query_uses_its_indexes_and_reads_no_table_from_end_to_end(grown: str,
     assert plan.indexes == indexes
 
 
-@pytest.mark.parametrize("table", CASCADES)
-def test_a_cascade_uses_an_index(grown: str, table: str) -> None:
+@pytest.mark.parametrize("action", CASCADES)
+def test_a_cascade_uses_an_index(grown: str, action: str) -> None:
     user_id = user(grown)
 
-    plan = explain(grown, lambda conn: execute(conn, f"delete from only {table} where user_id = %(id)s", id=user_id))
+    plan = explain(grown, lambda conn: execute(conn, f"{action} where user_id = %(id)s", id=user_id))
 
     assert plan.scanned == set()
-    assert plan.indexes == CASCADES[table]
+    assert plan.indexes == CASCADES[action]
 
 
 @pytest.mark.parametrize(
@@ -233,10 +273,17 @@ def _repositories() -> list[ModuleType]:
 
 # --- Whose rows. ---
 
-# By the digest of a credential, which nobody else has; or for all users at once.
-NOT_BY_USER = {"auth_sessions.find", "auth_sessions.delete", "auth_sessions.purge", "auth_tokens.redeem"}
-# A user's rows are in these; auth_tokens belong to an address that may have no user.
-OWNED = r"(?:from|update|join|into) (users|auth_sessions|sessions)\b"
+# By the digest of a credential or the id of a call, which nobody else has; or for all users at once.
+NOT_BY_USER = {
+    *("auth_sessions.find", "auth_sessions.delete", "auth_sessions.purge", "auth_tokens.redeem"),
+    *("llm_usage.settle", "llm_usage.purge_usage", "llm_usage.purge_reservations"),
+}
+# A user's rows are in these; auth_tokens belong to an address that may have no user, and llm_totals to nobody.
+OWNED = r"(?:users|auth_sessions|sessions|llm_usage|llm_reservations)\b"
+READ = rf"(?:from|update|join) {OWNED}"
+OF_THE_USER = r"(?: \w+| join today using \(day\))? where (?:\w+\.)?user_id = %\(user_id\)s"
+WRITTEN = rf"into {OWNED}"
+FOR_THE_USER = r"(?: as \w+)? \(user_id, [\w, ]+\) (?:values \(|select )%\(user_id\)s,"
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES.keys() - NOT_BY_USER))
@@ -246,10 +293,8 @@ def test_a_statement_on_a_users_rows_names_the_user(grown: str, name: str) -> No
 
     statement = " ".join(explain(grown, lambda conn: query(conn, user_id)).statement.split())
 
-    if "on conflict" in statement:
-        # The one row that can be meant is the one that the values and the conflict's target name.
-        assert "(user_id, session_id," in statement
-        assert "values (%(user_id)s," in statement
-        assert "on conflict (user_id, session_id)" in statement
-    else:
-        assert statement.count("where user_id = %(user_id)s") == len(re.findall(OWNED, statement))
+    assert len(re.findall(READ, statement)) == len(re.findall(READ + OF_THE_USER, statement))
+    assert len(re.findall(WRITTEN, statement)) == len(re.findall(WRITTEN + FOR_THE_USER, statement))
+    # The one row that can be meant is the one that the values and the conflict's target name.
+    targets = set(re.findall(r"on conflict \(([\w, ]+)\)", statement))
+    assert targets <= {"user_id, session_id", "user_id, day"} | ({"day"} if "into llm_totals" in statement else set())

@@ -7,7 +7,10 @@ from time import perf_counter
 import pytest
 from werkzeug.test import TestResponse
 
+from lumen_api import migrations
 from tests.conftest import AppFactory
+from tests.support import databases
+from tests.support.migrating import tables
 from tests.support.outages import Server, backends, black_hole, refusal, silence, wait_for_redis
 from tests.support.valkey import Valkey
 
@@ -39,6 +42,20 @@ def test_without_redis_configured_the_service_is_ready(make_app: AppFactory) -> 
     answer = make_app().test_client().get("/v1/health/ready")
 
     assert answer.get_json() == {"status": "ok", "checks": {"database": "ok", "rate_limits": "ok"}}
+
+
+def test_a_database_that_lacks_any_of_the_tables_is_not_ready(make_app: AppFactory, empty: str) -> None:
+    migrations.apply(empty)
+    client = make_app(DATABASE_URL=empty).test_client()
+    statuses = {}
+    for table in tables(empty):
+        databases.query(empty, f"alter table {table} rename to away")
+        statuses[table] = client.get("/v1/health/ready").status_code
+        databases.query(empty, f"alter table away rename to {table}")
+
+    assert len(statuses) == 7
+    assert set(statuses.values()) == {503}
+    assert client.get("/v1/health/ready").status_code == 200
 
 
 def test_liveness_asks_nobody(make_app: AppFactory) -> None:

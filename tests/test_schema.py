@@ -12,10 +12,11 @@ from psycopg2 import errors as pg
 
 from tests.support import databases
 from tests.support.journeys import HASH
-from tests.support.rows import add_sessions, add_sign_ins, add_user
+from tests.support.rows import add_sessions, add_sign_ins, add_usage, add_user
 
 DIGEST = b"\x01" * 32
 LONGEST_LOCAL, LONGEST_DOMAIN = "l" * 64, "d" * 189
+TAKEN_DAY, TAKEN_ID = "2026-01-31", str(uuid4())
 
 Error = type[psycopg2.Error]
 
@@ -94,6 +95,27 @@ SESSIONS: dict[str, tuple[dict[str, Any], Error]] = {
     "a hash with a line's end": ({"transcript_hash": HASH + "\n"}, pg.CheckViolation),
     "a hash that is not hexadecimal": ({"transcript_hash": "g" * 64}, pg.CheckViolation),
 }
+DAYS: dict[str, tuple[dict[str, Any], Error]] = {
+    "no day": ({"day": None}, pg.NotNullViolation),
+    "no tokens": ({"tokens": None}, pg.NotNullViolation),
+    "tokens below nothing": ({"tokens": -1}, pg.CheckViolation),
+}
+LLM_USAGE: dict[str, tuple[dict[str, Any], Error]] = {
+    **OWNERS,
+    **DAYS,
+    "a day that is taken": ({"day": TAKEN_DAY}, pg.UniqueViolation),
+}
+LLM_TOTALS: dict[str, tuple[dict[str, Any], Error]] = {
+    **DAYS,
+    "a day that is taken": ({"day": TAKEN_DAY}, pg.UniqueViolation),
+}
+LLM_RESERVATIONS: dict[str, tuple[dict[str, Any], Error]] = {
+    **DAYS,
+    "a user who is not there": OWNERS["a user who is not there"],
+    "nothing reserved": ({"tokens": 0}, pg.CheckViolation),
+    "no deadline": ({"deadline": None}, pg.NotNullViolation),
+    "an id that is taken": ({"reservation_id": TAKEN_ID}, pg.UniqueViolation),
+}
 BAD_ROWS = [
     pytest.param(table, values, error, id=f"{table} with {name}")
     for table, bad in (
@@ -101,6 +123,9 @@ BAD_ROWS = [
         ("auth_tokens", AUTH_TOKENS),
         ("auth_sessions", AUTH_SESSIONS),
         ("sessions", SESSIONS),
+        ("llm_usage", LLM_USAGE),
+        ("llm_totals", LLM_TOTALS),
+        ("llm_reservations", LLM_RESERVATIONS),
     )
     for name, (values, error) in bad.items()
 ]
@@ -112,9 +137,21 @@ def schema(_worker_database: str) -> str:
     return _worker_database
 
 
+# What of a good row another one has already.
+TAKEN: dict[str, dict[str, Any]] = {
+    "auth_tokens": {"token_hash": b"\x02" * 32},
+    "auth_sessions": {"id_hash": b"\x02" * 32},
+    "sessions": {"session_id": "taken"},
+    "llm_usage": {"day": TAKEN_DAY},
+    "llm_totals": {"day": TAKEN_DAY},
+    "llm_reservations": {"reservation_id": TAKEN_ID},
+}
+
+
 def good_row(table: str, user_id: str) -> dict[str, Any]:
     """A row that the database takes, of the user `user_id`."""
     lifetime = {"created_at": "2026-01-01Z", "expires_at": "2026-01-02Z"}
+    day = {"day": "2026-01-01", "tokens": 1}
     rows: dict[str, dict[str, Any]] = {
         "users": {"email": "ada@example.com", "created_at": "2026-01-01Z"},
         "auth_tokens": {"token_hash": DIGEST, "email": "ada@example.com", **lifetime},
@@ -126,6 +163,9 @@ def good_row(table: str, user_id: str) -> dict[str, Any]:
             "ended_at": "2026-01-01Z",
             "transcript_hash": HASH,
         },
+        "llm_usage": {"user_id": user_id, **day},
+        "llm_totals": day,
+        "llm_reservations": {"user_id": user_id, "deadline": "2026-01-01T00:10Z", **day},
     }
     return rows[table]
 
@@ -140,13 +180,11 @@ def written(schema: str, table: str, values: dict[str, Any]) -> None:
     conn = databases.connect(schema)
     try:
         cursor = conn.cursor()
-        cursor.execute("begin; delete from users; delete from auth_tokens")
+        cursor.execute("begin; delete from users; delete from auth_tokens; delete from llm_totals")
         cursor.execute("insert into users (email) values ('bob@example.com') returning user_id::text")
         ((user_id,),) = cursor.fetchall()
-        taken = {"token_hash": b"\x02" * 32, "id_hash": b"\x02" * 32, "session_id": "taken"}
-        for other in ("auth_tokens", "auth_sessions", "sessions"):
-            row = good_row(other, user_id)
-            insert(cursor, other, {**row, **{name: value for name, value in taken.items() if name in row}})
+        for other, taken in TAKEN.items():
+            insert(cursor, other, {**good_row(other, user_id), **taken})
         insert(cursor, table, {**good_row(table, user_id), **values})
     finally:
         conn.close()
@@ -161,7 +199,7 @@ def test_the_database_refuses(schema: str, table: str, values: dict[str, Any], e
 @pytest.mark.parametrize(
     ("table", "values"),
     [
-        *((table, {}) for table in ("users", "auth_tokens", "auth_sessions", "sessions")),
+        *((table, {}) for table in ("users", *TAKEN)),
         ("users", {"email": f"{LONGEST_LOCAL}@{LONGEST_DOMAIN}"}),
         ("auth_tokens", {"email": f"{LONGEST_LOCAL}@{LONGEST_DOMAIN}"}),
         ("sessions", {"session_id": "x" * 128}),
@@ -169,21 +207,34 @@ def test_the_database_refuses(schema: str, table: str, values: dict[str, Any], e
         ("sessions", {"session_id": "Taken"}),
         ("sessions", {"started_at": None}),
         ("sessions", {"ended_at": None, "transcript_hash": None}),
+        ("llm_usage", {"tokens": 0}),
+        ("llm_totals", {"tokens": 2**31 * 1000}),
+        ("llm_reservations", {"user_id": None}),
     ],
 )
 def test_the_database_takes_what_is_at_the_edge(schema: str, table: str, values: dict[str, Any]) -> None:
     written(schema, table, values)
 
 
-OURS = "table_schema = 'public' and table_name in ('users', 'auth_tokens', 'auth_sessions', 'sessions')"
+OURS = "table_schema = 'public' and table_name not like '%%yoyo%%'"
 
 
 def test_every_time_has_a_time_zone(schema: str) -> None:
     columns = f"select column_name, data_type from information_schema.columns where {OURS}"
-    types = databases.query(schema, f"{columns} and (data_type ~ 'time|date' or column_name ~ '_at$')")
+    types = databases.query(schema, f"{columns} and (data_type ~ 'time' or column_name ~ '_at$|^deadline$')")
 
-    assert len(types) == 7
+    assert len(types) == 8
     assert {data_type for _, data_type in types} == {"timestamp with time zone"}
+
+
+def test_what_has_a_date_alone_is_a_budgets_day(schema: str) -> None:
+    dates = f"select table_name::text, column_name::text from information_schema.columns where {OURS}"
+
+    assert set(databases.query(schema, f"{dates} and data_type = 'date'")) == {
+        ("llm_usage", "day"),
+        ("llm_totals", "day"),
+        ("llm_reservations", "day"),
+    }
 
 
 def test_ids_are_compared_by_their_bytes_whatever_the_databases_locale(schema: str) -> None:
@@ -205,6 +256,12 @@ def test_there_is_no_index_but_those_that_a_query_uses(schema: str) -> None:
         "auth_tokens_email",
         "auth_tokens_expires_at",
         "auth_tokens_pkey",
+        "llm_reservations_deadline",
+        "llm_reservations_pkey",
+        "llm_reservations_user_id",
+        "llm_totals_pkey",
+        "llm_usage_day",
+        "llm_usage_pkey",
         "sessions_newest",
         "sessions_pkey",
         "users_email_key",
@@ -212,20 +269,27 @@ def test_there_is_no_index_but_those_that_a_query_uses(schema: str) -> None:
     }
 
 
-def test_every_foreign_key_cascades(schema: str) -> None:
+def test_every_foreign_key_cascades_but_that_of_a_call_under_way(schema: str) -> None:
     keys = "select conrelid::regclass::text, confrelid::regclass::text, confdeltype::text from pg_constraint"
 
+    cascade, set_null = "c", "n"
     assert sorted(databases.query(schema, f"{keys} where contype = 'f'")) == [
-        ("auth_sessions", "users", "c"),
-        ("sessions", "users", "c"),
+        ("auth_sessions", "users", cascade),
+        ("llm_reservations", "users", set_null),
+        ("llm_usage", "users", cascade),
+        ("sessions", "users", cascade),
     ]
 
 
-def test_with_a_user_go_its_sign_ins_and_sessions(database: str) -> None:
+def test_with_a_user_go_its_sign_ins_sessions_and_budgets_but_not_everybodys(database: str) -> None:
     user_id = add_user(database)
     add_sign_ins(database, user_id, good=2)
     add_sessions(database, user_id, [("one", datetime(2026, 1, 31, tzinfo=UTC), None)])
+    add_usage(database, user_id, used=100, reserved=20)
 
     databases.query(database, "delete from users")
 
-    assert databases.query(database, "select user_id from auth_sessions union all select user_id from sessions") == []
+    for table in ("auth_sessions", "sessions", "llm_usage"):
+        assert databases.query(database, f"select user_id from {table}") == [], table
+    assert databases.query(database, "select user_id, tokens from llm_reservations") == [(None, 20)]
+    assert databases.query(database, "select tokens from llm_totals") == [(120,)]

@@ -13,9 +13,12 @@ from flask.testing import FlaskClient
 from psycopg2 import extensions
 
 from lumen_api import db
+from tests.conftest import AppFactory
 from tests.support import databases
+from tests.support.anthropic import API_KEY, AnthropicServer
 from tests.support.credentials import new_cookie, new_link
 from tests.support.journeys import HASH, sign_in
+from tests.support.llm import ask, signed_in
 from tests.support.mailbox import Mailbox
 
 
@@ -76,6 +79,7 @@ def traffic(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Traffic]:
         ("POST", "/v1/sessions/start", {"session_id": "one"}, ["select", "insert"]),
         ("POST", "/v1/sessions/end", {"session_id": "one", "transcript_hash": HASH}, ["select", "insert"]),
         ("GET", "/v1/sessions", None, ["select", "select"]),
+        ("GET", "/v1/llm/usage", None, ["select", "with"]),
         ("DELETE", "/v1/account", None, ["select", "with"]),
     ],
 )
@@ -90,6 +94,32 @@ def test_a_request_is_one_statement_besides_the_guard_and_no_transaction(
 
     assert answer.status_code == 200
     assert (traffic.verbs, traffic.waits) == (verbs, len(verbs))
+
+
+@pytest.fixture
+def caller(make_app: AppFactory, mailbox: Mailbox) -> Iterator[FlaskClient]:
+    """Signed in, on a connection that is open already, where a model answers."""
+    with AnthropicServer() as provider:
+        yield signed_in(make_app(LLM_PROVIDER_KEY=API_KEY, LLM_PROVIDER_URL=provider.url), mailbox)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_model_call_is_a_reservation_and_a_settlement_besides_the_guard(
+    caller: FlaskClient, traffic: Traffic, stream: bool
+) -> None:
+    traffic.forget()
+
+    answer = ask(caller, stream=stream)
+    answer.get_data()
+    answer.close()
+
+    assert answer.status_code == 200
+    # Both lock the user and count in one round trip.
+    guard, reserve, settle = traffic.statements
+    assert "auth_sessions" in guard
+    assert "insert into llm_reservations" in reserve
+    assert "delete from llm_reservations" in settle
+    assert traffic.waits == 3
 
 
 def test_a_transaction_that_is_needed_is_counted(app: Flask, traffic: Traffic) -> None:

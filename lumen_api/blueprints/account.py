@@ -11,7 +11,7 @@ from lumen_api import db, rfc3339, validation
 from lumen_api.auth import session_cookie, signed_in
 from lumen_api.blueprints.sessions import public
 from lumen_api.errors import Unauthorized
-from lumen_api.repositories import account
+from lumen_api.repositories import account, llm_usage
 from lumen_api.repositories.account import Validity
 
 bp = Blueprint("account", __name__, url_prefix="/v1/account")
@@ -28,12 +28,19 @@ def export() -> ResponseReturnValue:
         links = account.links(conn, email=user.email)
         sign_ins = account.sign_ins(conn, user_id=g.user_id)
         sessions = account.sessions(conn, user_id=g.user_id)
+        days = llm_usage.days(conn, user_id=g.user_id)
+        reservations = llm_usage.reservations(conn, user_id=g.user_id)
     return {
         "status": "ok",
         "user": {"user_id": user.user_id, "email": user.email, "created_at": rfc3339.format(user.created_at)},
         "links": [_times(link) for link in links],
         "sign_ins": [_times(sign_in) for sign_in in sign_ins],
         "sessions": [public(session) for session in sessions],
+        "usage": [{"day": day.day.isoformat(), "tokens": day.tokens} for day in days],
+        "reservations": [
+            {"day": item.day.isoformat(), "tokens": item.tokens, "deadline": rfc3339.format(item.deadline)}
+            for item in reservations
+        ],
     }
 
 

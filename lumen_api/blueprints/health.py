@@ -10,6 +10,10 @@ from lumen_api.errors import ApiError, Busy, DatabaseUnavailable, envelope
 
 bp = Blueprint("health", __name__, url_prefix="/v1/health")
 
+_EVERY_TABLE = """
+select from users, auth_tokens, auth_sessions, sessions, llm_usage, llm_totals, llm_reservations limit 0
+"""
+
 
 class NotReady(ApiError):
     status, code, message = 503, "not_ready", "The service cannot work yet. Try again in a moment."
@@ -34,7 +38,7 @@ def ready() -> ResponseReturnValue:
     }
     try:
         with db.connection() as conn:
-            db.execute(conn, "select from users, auth_tokens, auth_sessions, sessions limit 0")
+            db.execute(conn, _EVERY_TABLE)
     except (Busy, DatabaseUnavailable):
         return envelope(NotReady(), checks={**checks, "database": "unavailable"})
     return {"status": "ok", "checks": checks}

@@ -44,7 +44,7 @@ class Metric:
         self._record = None
 
 
-def _seconds(*boundaries: float) -> dict[str, Any]:
+def _buckets(*boundaries: float) -> dict[str, Any]:
     return {"explicit_bucket_boundaries_advisory": boundaries}
 
 
@@ -55,7 +55,7 @@ REQUEST_DURATION = Metric(
     "Duration of HTTP server requests.",
     ("http.request.method", "url.scheme", "http.route", "http.response.status_code", "error.type"),
     # As the semantic conventions ask for.
-    _seconds(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+    _buckets(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
 AUTH_EVENTS = Metric(
     "counter",
@@ -87,7 +87,7 @@ CONNECTION_WAIT = Metric(
     "s",
     "Time it took to get a connection from the pool.",
     ("db.client.connection.pool.name",),
-    _seconds(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1),
+    _buckets(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1),
 )
 CONNECTION_TIMEOUTS = Metric(
     "counter",
@@ -98,6 +98,32 @@ CONNECTION_TIMEOUTS = Metric(
 )
 PURGED = Metric("counter", "lumen.purge.rows", "{row}", "Expired rows removed.", ("lumen.purge.table",))
 
+_MODEL = ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model")
+MODEL_DURATION = Metric(
+    "histogram",
+    "gen_ai.client.operation.duration",
+    "s",
+    "Duration of calls of the model.",
+    (*_MODEL, "error.type"),
+    _buckets(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+)
+MODEL_FIRST_CHUNK = Metric(
+    "histogram",
+    "gen_ai.client.operation.time_to_first_chunk",
+    "s",
+    "Time to the first event of a streamed answer.",
+    _MODEL,
+    _buckets(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+)
+MODEL_TOKENS = Metric(
+    "histogram",
+    "gen_ai.client.token.usage",
+    "{token}",
+    "Tokens of a call, as the provider counts them.",
+    (*_MODEL, "gen_ai.token.type"),
+    _buckets(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864),
+)
+
 ALL = (
     REQUEST_DURATION,
     AUTH_EVENTS,
@@ -107,6 +133,9 @@ ALL = (
     CONNECTION_WAIT,
     CONNECTION_TIMEOUTS,
     PURGED,
+    MODEL_DURATION,
+    MODEL_FIRST_CHUNK,
+    MODEL_TOKENS,
 )
 
 

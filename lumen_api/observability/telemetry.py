@@ -13,7 +13,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
@@ -122,6 +122,10 @@ class Telemetry:
                     span.set_status(StatusCode.ERROR)
                 raise
 
+    def begin(self, name: str, attributes: tracing.Attributes) -> Operation:
+        """See tracing.begin()."""
+        return Operation(self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes))
+
     def describe(self, attributes: tracing.Attributes) -> None:
         """See tracing.describe()."""
         trace.get_current_span().set_attributes({k: v for k, v in attributes.items() if v is not None})
@@ -143,6 +147,24 @@ class Telemetry:
     def _shut_down(self, part: TracerProvider | MeterProvider) -> None:
         self._ending.wait()
         part.shutdown()
+
+
+class Operation:
+    """See tracing.Operation."""
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def active(self) -> AbstractContextManager[object]:
+        """See tracing.Operation.active()."""
+        return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def end(self, attributes: tracing.Attributes, *, failed: bool) -> None:
+        """See tracing.Operation.end()."""
+        self._span.set_attributes({k: v for k, v in attributes.items() if v is not None})
+        if failed:
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
 
 
 class TraceParent(TraceContextTextMapPropagator):

@@ -27,12 +27,32 @@ ATTRIBUTES = frozenset(
         "error.type",
         "db.system.name",
         "lumen.email.provider",
+        "gen_ai.operation.name",
+        "gen_ai.provider.name",
+        "gen_ai.request.max_tokens",
+        "gen_ai.request.model",
+        "gen_ai.request.stream",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
     }
 )
 
 
+class Operation(Protocol):
+    """A span that outlives its request."""
+
+    def active(self) -> AbstractContextManager[object]:
+        """Spans that are begun in this block are parts of it."""
+
+    def end(self, attributes: Attributes, *, failed: bool) -> None:
+        """It ends here."""
+
+
 class Backend(Protocol):
     """What telemetry.py does for us."""
+
+    def begin(self, name: str, attributes: Attributes) -> Operation:
+        """A part of the current span that waits for another server."""
 
     def span(self, name: str, attributes: Attributes, *, client: bool) -> AbstractContextManager[object]:
         """A span for the length of a block."""
@@ -74,6 +94,19 @@ def traced(
         return call
 
     return decorate
+
+
+class _NoOperation:
+    def active(self) -> AbstractContextManager[object]:
+        return _NO_SPAN
+
+    def end(self, attributes: Attributes, *, failed: bool) -> None:
+        pass
+
+
+def begin(name: str, attributes: Attributes) -> Operation:
+    """A part of the current span that waits for another server, and may end after it."""
+    return _NoOperation() if backend is None else backend.begin(name, attributes)
 
 
 def describe(attributes: Attributes) -> None:

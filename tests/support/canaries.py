@@ -24,6 +24,12 @@ class Canaries:
         self._needles: dict[str, str] = {}  # in lower case, as the text is in which they are searched
         self._words: dict[str, str] = {}
 
+    def __or__(self, others: Canaries) -> Canaries:
+        """All of both, for one search."""
+        both = Canaries()
+        both._needles = self._needles | others._needles
+        return both
+
     def word(self, what: str) -> str:
         """A word for one place that a caller controls: always the same for this place, and found nowhere else."""
         if what not in self._words:

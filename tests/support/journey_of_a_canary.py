@@ -19,10 +19,17 @@ LIMITS = {
     "RATE_LIMIT_LINK_PER_EMAIL": "10/minute",
     "RATE_LIMIT_VERIFY_PER_IP": "40/minute",
     "RATE_LIMIT_PER_USER": "80/minute",
+    "RATE_LIMIT_LLM_PER_USER": "60/minute",
+    "LLM_IDLE_TIMEOUT": "2s",
 }
 
-# What only a failing dependency brings: test_privacy_faults.py and test_privacy_database.py.
-CODES_OF_FAULTS = {"internal_error", "email_unavailable", "busy", "database_unavailable", "not_ready"}
+# What only a failing dependency brings, or none: test_privacy_*.py and test_llm_not_configured.py.
+CODES_OF_FAULTS = {
+    *("internal_error", "email_unavailable", "busy", "database_unavailable", "not_ready"),
+    "llm_not_configured",
+}
+# What nobody hears, because the caller has gone.
+CODES_IN_THE_LOG_ALONE = {"client_closed_request"}
 
 # What gunicorn refuses, or half of a request. CANARY becomes one.
 WIRE = [
@@ -50,6 +57,7 @@ WIRE = [
     b"POST /v1/auth/verify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nCANARY\r\n\r\n",
     b"POST /v1/auth/verify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nCANARY\r\n\r\n",
     b'POST /v1/auth/verify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"CANARY',
+    b'POST /v1/llm/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n{"system":"CANARY',
 ]
 
 

@@ -9,7 +9,6 @@ import subprocess
 from http.client import HTTPSConnection
 from http.cookiejar import CookieJar
 from pathlib import Path
-from typing import Any
 from urllib.request import HTTPCookieProcessor, HTTPSHandler, OpenerDirector, build_opener
 
 import trustme
@@ -80,13 +79,13 @@ class Nginx:
 def documented_server(folder: Path, port: int, upstream_port: int) -> str:
     """The `server` block of docs/deploy.md, with other ports and files. Fails when the page has changed."""
     (block,) = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
-    replacements: dict[str, Any] = {
-        r"listen 443 ssl;": f"listen {HOST}:{port} ssl;",
-        r"/etc/ssl/\S+\.pem;": f"{folder}/cert.pem;",
-        r"/etc/ssl/\S+\.key;": f"{folder}/key.pem;",
-        r"proxy_pass http://127\.0\.0\.1:8080;": f"proxy_pass http://127.0.0.1:{upstream_port};",
+    replacements = {
+        r"listen 443 ssl;": (f"listen {HOST}:{port} ssl;", 1),
+        r"/etc/ssl/\S+\.pem;": (f"{folder}/cert.pem;", 1),
+        r"/etc/ssl/\S+\.key;": (f"{folder}/key.pem;", 1),
+        r"proxy_pass http://127\.0\.0\.1:8080;": (f"proxy_pass http://127.0.0.1:{upstream_port};", 2),
     }
-    for pattern, replacement in replacements.items():
-        block, count = re.subn(pattern, str(replacement), block)
-        assert count == 1, f"docs/deploy.md: {pattern} is there {count} times"
+    for pattern, (replacement, times) in replacements.items():
+        block, count = re.subn(pattern, replacement, block)
+        assert count == times, f"docs/deploy.md: {pattern} is there {count} times"
     return str(block)

@@ -14,6 +14,7 @@ from tests.support import ROOT
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text())
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 
 
 def resolved(node: Any) -> Any:
@@ -32,14 +33,14 @@ def resolved(node: Any) -> Any:
 
 
 def closed(schema: Any) -> Any:
-    """`schema` without any room for members that it does not name."""
+    """`schema` without any room for members that it does not name, but where it says that there is."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     inner = {name: closed(value) for name, value in schema.items()}
     return (
-        {**inner, "additionalProperties": False} if schema.get("type") == "object" and "properties" in schema else inner
+        {"additionalProperties": False, **inner} if schema.get("type") == "object" and "properties" in schema else inner
     )
 
 
@@ -81,8 +82,13 @@ class Answer:
 
     @property
     def schema(self) -> Any:
-        """The body's."""
+        """The body's, of JSON."""
         return self.definition["content"][JSON]["schema"]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Schema and examples of its body, by type."""
+        return dict(self.definition["content"])
 
     @property
     def codes(self) -> list[str]:

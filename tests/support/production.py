@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import trustme
 
+from tests.support import ROOT, databases
+from tests.support.anthropic import API_KEY, AnthropicServer
 from tests.support.canaries import Canaries, addresses_in
 from tests.support.collector import Collector
 from tests.support.mailbox import Mailbox
@@ -31,6 +35,7 @@ class Production:
     valkey: Valkey
     mailbox: Mailbox
     collector: Collector
+    provider: AnthropicServer
 
     def log(self) -> str:
         """What gunicorn has written to stdout and stderr."""
@@ -68,14 +73,26 @@ class Production:
             "counters": counters,
         }
 
-    def leaks(self, canaries: Canaries) -> str:
-        """Every trace of a person in everything(), one a line, after having seen that there is something to search."""
+    def tables(self) -> str:
+        """Every row of every table, as text."""
+        url = self.server.url
+        names = databases.query(url, "select table_name from information_schema.tables where table_schema = 'public'")
+        return "\n".join(row for (name,) in names for (row,) in databases.query(url, f'select t::text from "{name}" t'))
+
+    def leaks(self, canaries: Canaries, *conversations: Canaries) -> str:
+        """Every trace of a person in everything(), one a line, after having seen that there is something to search.
+
+        `conversations`: what was said to the model, and by it. No table may hold it either.
+        """
         everything = self.everything()
         assert everything["log"].count('"event":"request"') > 5
         assert self.collector.spans()
         assert self.collector.metrics("http.server.request.duration")
         assert "database system is ready to accept connections" in everything["PostgreSQL's log"]
+        for conversation in conversations:
+            canaries |= conversation
         found = [f"{place}: {leak}" for place, text in everything.items() for leak in canaries.find(text)]
+        found += [f"table: {leak}" for conversation in conversations for leak in conversation.find(self.tables())]
         del everything["collector, raw"]  # in random bytes a "::" is no address
         found += [f"{place}: the address {ip}" for place, text in everything.items() for ip in addresses_in(text)]
         found += [f"log: {line}" for line in everything["log"].splitlines() if "@" in line]
@@ -92,12 +109,20 @@ class Production:
 
 
 @contextmanager
-def production(folder: Path, variables: Mapping[str, str], *, workers: int = 2) -> Iterator[Production]:
-    """It runs until the end of the block, on loopback. `variables` are added to its environment."""
+def production(
+    folder: Path, variables: Mapping[str, str], *, workers: int = 2, project: Path = ROOT
+) -> Iterator[Production]:
+    """It runs until the end of the block, on loopback. `variables` are added to its environment.
+
+    `project`: the checkout to serve.
+    """
     server, valkey = Server(folder / "pg"), Valkey(folder)
+    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     try:
         valkey.start()
-        with Mailbox() as mailbox, Collector() as collector:
+        with Mailbox() as mailbox, Collector() as collector, AnthropicServer(tls=tls) as provider:
             env = {
                 "APP_ENV": "production",
                 "DATABASE_URL": server.url,
@@ -107,14 +132,17 @@ def production(folder: Path, variables: Mapping[str, str], *, workers: int = 2) 
                 "AUTH_TOKEN_SECRETS": SECRET,
                 "WEB_ORIGINS": ORIGIN,
                 "TRUSTED_PROXY_HOPS": "1",
+                "LLM_PROVIDER_KEY": API_KEY,
+                "LLM_PROVIDER_URL": provider.url,
+                "SSL_CERT_FILE": str(folder / "ca.pem"),
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
                 "OTEL_TRACES_SAMPLER": "always_on",
                 # Milliseconds between exports: a test sees several.
                 "OTEL_BSP_SCHEDULE_DELAY": "200",
                 "OTEL_METRIC_EXPORT_INTERVAL": "500",
             }
-            with Service({**env, **variables}, folder, workers=workers) as service:
-                yield Production(service, server, valkey, mailbox, collector)
+            with Service({**env, **variables}, folder, workers=workers, project=project) as service:
+                yield Production(service, server, valkey, mailbox, collector, provider)
     finally:
         valkey.kill()
         server.leave()

@@ -1,0 +1,1 @@
+"""The model proxy: may a call run, who answers it, and what it has cost."""
