@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 BROWSER := .venv/browser-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full screenshots programs lint lock docs clean
+.PHONY: help run test test-full bench-llm screenshots programs lint lock docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,9 @@ test: $(INSTALLED) ## all tests that need nothing but Python
 
 test-full: programs $(BROWSER) test ## all tests, also those that need programs from Debian (chromium, nginx, ...)
 	PATH="$$PATH:/usr/sbin" $(BIN)/pytest -m full
+
+bench-llm: $(INSTALLED) ## measure the model proxy (4 minutes on a quiet machine)
+	$(BIN)/python -m bench.llm
 
 screenshots: $(BROWSER) ## the pictures in docs/images, from a real browser (needs chromium)
 	$(BIN)/python -m scripts.screenshots

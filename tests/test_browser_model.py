@@ -85,6 +85,20 @@ def test_an_answer_streams_in_piece_by_piece(playground: Playground, model: Mode
     status(playground).to_have_text("")
 
 
+def test_with_nothing_configured_the_echo_answers_and_its_tokens_are_counted(browser: Browser, url: str) -> None:
+    """No model of the test's: the page's real fetch, and the service itself."""
+    context = browser.new_context()
+    playground = Playground(context, url)
+    begin(playground)
+
+    playground.ask("Good morning.")
+
+    shown(playground).to_have_text("assistantYou said: Good morning.")
+    expect(playground.page.locator("#usage")).to_contain_text("200,000")
+    assert playground.complaints == []
+    context.close()
+
+
 def test_what_was_said_and_answered_is_what_is_hashed(playground: Playground, model: Model, database: str) -> None:
     playground.page.get_by_label("Who speaks").select_option("system")
     playground.say("Be brief.", "Good morning.")

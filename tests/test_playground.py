@@ -159,3 +159,9 @@ def test_nobody_but_the_developer_sees_a_mail(
     answer = developer.get(path, query_string={"to": ADA}, headers=headers, environ_overrides=environ)
 
     assert answer.status_code == 404
+
+
+def test_the_page_asks_for_a_model_that_is_allowed_by_default() -> None:
+    (model,) = re.findall(r'const MODEL = "(.+?)"', (ROOT / "lumen_api/dev/playground/model.mjs").read_text())
+
+    assert model in Config.from_env({"APP_ENV": "development"}).llm_models

@@ -196,3 +196,15 @@ test("deletion leaves nothing on the server or in the outbox, and the next sign-
   assert.notEqual((await again.session()).user_id, before);
   assert.deepEqual((await again.exportAccount()).sessions, []);
 });
+
+test("a streamed call of the model yields the events as they come, and its tokens are used", async () => {
+  const { client } = await signedIn();
+  const messages = [{ role: "user", content: "Grüße 🌿" }];
+
+  const events = await all(client.streamMessages({ model: "claude-haiku-5-5", max_tokens: 64, messages }));
+
+  assert.equal(events[0].type, "message_start");
+  assert.equal(events.at(-1).type, "message_stop");
+  assert.equal(events.map((event) => event.delta?.text ?? "").join(""), "You said: Grüße 🌿");
+  assert((await client.usage()).used > 0);
+});
