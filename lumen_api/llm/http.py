@@ -221,14 +221,12 @@ class Origin:
 
     def connection(self, watch: Watch) -> Connection:
         """A connection, opened or kept. Raises Unanswered, ProviderError (its certificate) or ProviderTimeout."""
-        while self._idle:
-            try:
+        with suppress(IndexError):  # none is left
+            while True:
                 connection = self._idle.pop()
-            except IndexError:  # another thread has taken it
-                break
-            if connection.quiet() and monotonic() - connection.idle_since < KEEP_IDLE:
-                return connection
-            connection.close()
+                if connection.quiet() and monotonic() - connection.idle_since < KEEP_IDLE:
+                    return connection
+                connection.close()
         return Connection(self._connect(watch))
 
     def put_back(self, connection: Connection) -> None:
