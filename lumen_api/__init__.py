@@ -1,5 +1,6 @@
 """Lumen's server: magic-link sign-in and session metadata. No transcript ever reaches it.
 
+server/         gunicorn's worker and sockets: whole requests only, refusals, no connection lost in a restart
 hooks           request id in; headers, one log line and one measurement out
 origins         which web pages may call (CORS, and no state change for any other)
 errors          the ApiError family and the only error envelope
@@ -19,8 +20,8 @@ observability/  what the process says about itself: logging, tracing, metrics, a
 dev/            the embedded PostgreSQL, the playground, the greeting; never imported in production
 cli             `flask db`, `flask purge`, `flask check-config`, `flask transcript-hash`
 
-Imports point one way: wsgi -> app -> {config, hooks, origins, blueprints, email providers, cli} ->
-{auth, validation, rate_limits, llm, repositories} -> {errors, db, rfc3339, observability, settings, transcript_hash}.
+Imports point one way: wsgi -> app -> {config, hooks, server, blueprints, email providers, cli} -> {auth, origins,
+validation, rate_limits, llm, repositories} -> {errors, db, rfc3339, observability, settings, transcript_hash}.
 Repositories know `db` alone. The model proxy is known to app.py and its routes, its variables to config.py. Nothing
 here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
 """

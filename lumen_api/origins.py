@@ -13,6 +13,7 @@ from flask_cors import CORS
 from lumen_api.errors import OriginNotAllowed
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
+_EXPOSED = ["X-Request-Id", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
 _OWN_PAGES = frozenset({"same-origin", "none"})  # W3C Fetch Metadata; "none": typed in or bookmarked
 
 
@@ -26,17 +27,13 @@ def init_app(app: Flask, allowed: frozenset[str]) -> None:
         supports_credentials=True,
         methods=["GET", "POST", "DELETE"],
         allow_headers=["Content-Type", "X-Request-Id", "traceparent"],
-        expose_headers=[
-            "X-Request-Id",
-            "Retry-After",
-            "X-RateLimit-Limit",
-            "X-RateLimit-Remaining",
-            "X-RateLimit-Reset",
-        ],
+        expose_headers=_EXPOSED,
         max_age=600,
         always_send=False,
         intercept_exceptions=False,
     )
+
+    app.extensions["lumen.origins"] = allowed
 
     @app.before_request
     def refuse_foreign_pages() -> None:
@@ -50,3 +47,15 @@ def init_app(app: Flask, allowed: frozenset[str]) -> None:
             trusted = request.headers.get("Sec-Fetch-Site", "none") in _OWN_PAGES
         if not trusted:
             raise OriginNotAllowed
+
+
+def headers_for(app: Flask, origin: str) -> dict[str, str]:
+    """What lets a page of `origin` read an answer that is made outside `app`; nothing if it may not."""
+    if origin not in app.extensions["lumen.origins"]:
+        return {}
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Credentials": "true",
+        "Access-Control-Expose-Headers": ", ".join(sorted(_EXPOSED)),
+        "Vary": "Origin",
+    }

@@ -42,6 +42,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured (pytest's `record_property`), as the rows of docs/reliability.md's table."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    measured = [report for report in reports if report.when == "call" and report.user_properties]
+    if measured:
+        terminalreporter.section("measured")
+    for report in measured:
+        promise = report.location[2].removeprefix("test_").replace("_", " ")
+        figures = "; ".join(f"{name} {value}" for name, value in report.user_properties)
+        terminalreporter.write_line(f"| {promise} | {figures} |")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_authorities(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Reading the system's 150 certificate authorities takes 20 ms for every app; no test needs one of them."""

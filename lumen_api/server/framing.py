@@ -1,0 +1,77 @@
+"""Where the first request in some bytes ends, as far as it takes to know whether it is there in full (RFC 9112).
+
+This decides when to parse, not what a request means: gunicorn's parser does that, and refuses what is malformed.
+"""
+
+from __future__ import annotations
+
+import re
+
+# gunicorn's parser takes what these two find and refuses every other spelling of both.
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_EXPECTS_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+_LAST_CHUNK = re.compile(rb"0+[ \t]*(?:;.*)?", re.DOTALL)
+_TRAILERS_AT_MOST = 4096
+_CLOSES = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
+
+# Of a request line, to see that there is one; what comes instead of it (TLS, another protocol) is refused at once.
+_BEGINNING = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20} ")
+_BEGINNING_AT_MOST = 24
+
+
+class Head:
+    """The first request's lines up to the empty one, and what they say about its end."""
+
+    def __init__(self, received: bytearray, size: int) -> None:
+        """`size`: of the head in bytes, with the empty line."""
+        lines = bytes(received[: size - 2])
+        self.size = size
+        self.lines = lines
+        self.path = lines.partition(b" ")[2].partition(b" ")[0]
+        self.expects_continue = _EXPECTS_CONTINUE.search(lines) is not None
+        self._chunked = _TRANSFER_ENCODING.search(lines) is not None
+        length = _CONTENT_LENGTH.search(lines)
+        self.content_length = int(length[1]) if length else 0
+        # Unless it is said here that another request may follow, none does.
+        self.ends_connection = self._chunked or b" HTTP/1.1\r\n" not in lines or _CLOSES.search(lines) is not None
+
+    def is_whole(self, received: bytearray) -> bool:
+        """Whether the body is in `received` as well."""
+        if self._chunked:
+            return _ends_chunks(received[max(self.size, len(received) - _TRAILERS_AT_MOST) :])
+        return len(received) >= self.size + self.content_length
+
+    def is_too_large(self, received: bytearray, largest: int) -> bool:
+        """Whether the body is larger than `largest`, by its announcement or by what has come of it."""
+        return max(self.content_length, len(received) - self.size) > largest
+
+    def is_all_of(self, received: bytearray) -> bool:
+        """Whether the request ends where `received` ends, and the client may send another."""
+        return not self.ends_connection and len(received) == self.size + self.content_length
+
+
+def head_of(received: bytearray, *, searched: int = 0) -> Head | None:
+    """The head of the first request, or None if its end has not come. `searched`: bytes that do not hold its end."""
+    end = received.find(b"\r\n\r\n", max(0, searched - 3))
+    return Head(received, end + 4) if end >= 0 else None
+
+
+def is_no_http(received: bytearray) -> bool:
+    """Whether these bytes can be the beginning of no request."""
+    return len(received) >= _BEGINNING_AT_MOST and _BEGINNING.match(received) is None
+
+
+def _ends_chunks(tail: bytearray) -> bool:
+    """Whether a chunked body ends like this: with the last chunk, trailers and an empty line.
+
+    A chunk's own bytes may look the same. Then the thread has to wait for the rest, and does so briefly.
+    """
+    if not tail.endswith(b"\r\n\r\n"):
+        return False
+    for line in reversed(tail[:-4].split(b"\r\n")):
+        if _LAST_CHUNK.fullmatch(line):
+            return True
+        if b":" not in line:
+            return False
+    return False

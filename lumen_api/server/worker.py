@@ -1,0 +1,288 @@
+"""gunicorn's threaded worker, with three changes of what it does.
+
+1. A thread is taken once a request is there in full. gunicorn's own worker gives a thread to whoever connects, for as
+   long as the request takes to come, so that eight slow clients stop everybody ("slow loris").
+2. What is more than can be done soon is refused at once, with 503. Otherwise requests queue up until all answers are
+   too late for those who asked.
+3. A worker that is told to stop takes the connections that are waiting for it, closes its socket, and answers them.
+   Connections are closed without keeping the main loop waiting for the other side, which gunicorn does for 2 s.
+
+All of it happens in the main thread, which never blocks; nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from selectors import EVENT_READ
+from time import monotonic
+from typing import Any
+
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from lumen_api.errors import ApiError, Busy
+from lumen_api.server import framing
+from lumen_api.server.framing import Head
+from lumen_api.server.refusals import HeadersTooLarge, Refusals, RequestTimeout
+
+# Seconds.
+REQUEST_TIMEOUT = 10.0  # for a request to come, from its first byte on; on a new connection from its beginning
+LINGER = 2.0  # for a client to close after us (RFC 9112, section 9.6)
+STOP_KEEPALIVE = 2.0  # for a request that is on its way while we stop
+
+# Bytes.
+MINIMUM_RATE = 16 * 1024  # each second gained by as much: long bodies may take longer
+MAX_HEAD = 64 * 1024
+SMALL_BODY = 64 * 1024  # what each connection may send
+LARGEST_BODY = 2 * 1024 * 1024  # the application refuses larger ones by their Content-Length
+LARGE_BODIES = 64 * 1024 * 1024  # what all connections of a worker may hold above that, together
+
+ACCEPT_AT_ONCE = 64
+
+# Requests that a lane takes, calls that wait for the model left out. Eight run at once; the others wait for some 50 ms.
+MAX_UNDER_WAY = 32
+
+# Liveness and readiness have threads of their own: a platform that hears nothing, or 503, stops what is merely busy.
+_HEALTH = b"/v1/health"
+_HEALTH_THREADS = 4  # readiness may wait for a database that hangs
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Lane:
+    """Threads for one kind of request."""
+
+    def __init__(self, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads)
+        self.under_way = 0  # requests, those included that wait for a thread
+
+
+class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
+    """A client, and what has come of its next request."""
+
+    def __init__(self, worker: Worker, sock: socket.socket, client: Any, server: Any) -> None:
+        super().__init__(worker.cfg, sock, client, server)
+        self.parser = RequestParser(worker.cfg, sock, client)
+        self.lane = worker.lane
+        self.data_ready = True  # a thread need not wait
+        self.received = bytearray()
+        self.head: Head | None = None
+        self.large = 0  # bytes of LARGE_BODIES that are charged to it
+        self.ended = False  # we have sent all that we shall send
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """See the module's docstring. gunicorn's names: `poller`, `nr_conns`, `accept`, `enqueue_req`, ..."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.waiting: set[Connection] = set()  # registered with the poller; each has its `timeout`
+        self.large_bodies = 0
+        self._next_sweep = 0.0
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        # In the worker's own process: threads do not survive a fork.
+        self.lane, self.health_lane = Lane(self.cfg.threads), Lane(_HEALTH_THREADS)
+        return self.lane.pool
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.refusals = Refusals(self.wsgi)
+
+    # --- Connections. ---
+
+    def accept(self, listener: Any) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            if not self._accept_one(listener):
+                break
+
+    def _accept_one(self, listener: Any) -> bool:
+        try:
+            sock, client = listener.accept()
+        except OSError:  # gone again, taken by another worker, or no descriptor is left for it
+            return False
+        self.nr_conns += 1
+        conn = Connection(self, sock, client, listener.getsockname())
+        self._wait(conn, REQUEST_TIMEOUT)
+        self._receive(conn)
+        return True
+
+    def _wait(self, conn: Connection, seconds: float) -> None:
+        conn.timeout = monotonic() + seconds
+        if conn not in self.waiting:
+            conn.sock.setblocking(False)
+            self.waiting.add(conn)
+            self.poller.register(conn.sock, EVENT_READ, partial(self._readable, conn))
+
+    def _readable(self, conn: Connection, _: Any) -> None:
+        self._receive(conn)
+
+    def _forget(self, conn: Connection) -> None:
+        self.waiting.discard(conn)
+        self.poller.unregister(conn.sock)
+
+    def _drop(self, conn: Connection) -> None:
+        self._forget(conn)
+        self._discharge(conn)
+        self.nr_conns -= 1
+        conn.close()
+
+    def _end(self, conn: Connection) -> None:
+        """Send nothing more, and close when the client has closed: earlier, the kernel could cut off the answer."""
+        conn.ended = True
+        conn.received.clear()
+        self._wait(conn, LINGER)
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """gunicorn calls it in each turn of its loop: end what has waited for too long."""
+        now = monotonic()
+        if now < self._next_sweep and not force:
+            return
+        self._next_sweep = now + 0.5
+        self.refusals.log()
+        for conn in [conn for conn in self.waiting if force or conn.timeout <= now]:
+            if conn.received and not force:
+                self._refuse(conn, RequestTimeout(), close=True)
+            else:
+                self._drop(conn)
+
+    # --- Requests. ---
+
+    def _receive(self, conn: Connection) -> None:
+        try:
+            data = conn.sock.recv(MAX_HEAD)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if conn.ended or not (data or conn.received):
+            if not data:
+                self._drop(conn)
+        elif not data:
+            self._hand_over(conn)  # a part is all that comes: gunicorn says what is wrong with it
+        else:
+            self._receive_part(conn, data)
+
+    def _receive_part(self, conn: Connection, data: bytes) -> None:
+        if not conn.received:
+            conn.timeout = monotonic() + REQUEST_TIMEOUT
+        conn.timeout += len(data) / MINIMUM_RATE
+        conn.received += data
+        self._look(conn, searched=len(conn.received) - len(data))
+
+    def _look(self, conn: Connection, *, searched: int = 0) -> None:
+        """Hand the request over if it is there in full, or if it need not be."""
+        head = conn.head
+        if head is None:
+            head = conn.head = framing.head_of(conn.received, searched=searched)
+            if head is None:
+                self._look_at_a_part(conn)
+                return
+        if head.is_whole(conn.received) or head.is_too_large(conn.received, LARGEST_BODY):
+            self._admit(conn, head)
+        elif not self._charge(conn):
+            self._refuse(conn, Busy(), close=True)
+        elif head.expects_continue and len(conn.received) == head.size:
+            self._send(conn, _CONTINUE)
+
+    def _look_at_a_part(self, conn: Connection) -> None:
+        if len(conn.received) > MAX_HEAD:
+            self._refuse(conn, HeadersTooLarge(), close=True)
+        elif framing.is_no_http(conn.received):
+            self._hand_over(conn)
+
+    def _admit(self, conn: Connection, head: Head) -> None:
+        conn.lane = self.health_lane if head.path.startswith(_HEALTH) else self.lane
+        waiting = self.waiting_for_model() if conn.lane is self.lane else 0
+        if conn.lane.under_way - waiting < MAX_UNDER_WAY:
+            self._hand_over(conn)
+        else:
+            self._refuse(conn, Busy(), close=False)
+
+    def waiting_for_model(self) -> int:
+        """How many of the requests under way do nothing but wait."""
+        return int(self.wsgi.extensions["lumen.model_calls"].under_way)
+
+    def _hand_over(self, conn: Connection) -> None:
+        self._forget(conn)
+        conn.parser.unreader.unread(bytes(conn.received))
+        conn.received = bytearray()
+        conn.lane.under_way += 1
+        future = conn.lane.pool.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+        # In the thread. gunicorn would wait for a body that the application has refused to read.
+        whole = conn.head is not None and conn.head.content_length <= LARGEST_BODY
+        return bool(keepalive and whole and super()._keepalive_after(conn, keepalive))
+
+    def finish_request(self, conn: Connection, future: Future[bool]) -> None:
+        """Back in the main thread: wait for the next request, or end the connection."""
+        conn.lane.under_way -= 1
+        self._discharge(conn)
+        conn.head = None
+        if future.cancelled() or future.exception() or not future.result():
+            self._end(conn)
+            return
+        # What a client has sent ahead.
+        conn.received += conn.parser.unreader.take_buffered()
+        self._wait(conn, self.cfg.keepalive if self.alive else STOP_KEEPALIVE)
+        if conn.received:
+            conn.timeout = monotonic() + REQUEST_TIMEOUT
+            self._look(conn)
+
+    # --- Refusals. ---
+
+    def _refuse(self, conn: Connection, error: ApiError, *, close: bool) -> None:
+        head, conn.head = conn.head, None
+        close = close or head is None or not self.alive or not head.is_all_of(conn.received)
+        conn.received.clear()
+        self._discharge(conn)
+        if self._send(conn, self.refusals.answer(error, head, close=close)) and not close:
+            self._wait(conn, self.cfg.keepalive)
+        else:
+            self._end(conn)
+
+    def _send(self, conn: Connection, data: bytes) -> bool:
+        try:
+            return bool(conn.sock.send(data) == len(data))
+        except OSError:
+            return False
+
+    # --- Memory. ---
+
+    def _charge(self, conn: Connection) -> bool:
+        more = max(0, len(conn.received) - SMALL_BODY) - conn.large
+        if self.large_bodies + more > LARGE_BODIES:
+            return False
+        self.large_bodies += more
+        conn.large += more
+        return True
+
+    def _discharge(self, conn: Connection) -> None:
+        self.large_bodies -= conn.large
+        conn.large = 0
+
+    # --- Stopping. ---
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not enabled and (not self.alive or self.ppid != os.getppid()):
+            self._accept_the_last()
+
+    def _accept_the_last(self) -> None:
+        """Take who has connected already, and let the kernel refuse everybody else."""
+        for listener in self.sockets:
+            while self._accept_one(listener):
+                pass
+            listener.close()
+        for conn in self.waiting:
+            if not conn.received:
+                conn.timeout = min(conn.timeout, monotonic() + STOP_KEEPALIVE)

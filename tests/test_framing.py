@@ -1,0 +1,110 @@
+"""Where a request ends. Told too early, a thread waits for the client; told too late, the client waits for us."""
+
+from __future__ import annotations
+
+from time import process_time
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lumen_api.server import framing
+from tests.support.raw_http import chunked, request
+
+NAMES = st.sampled_from(["Host", "Accept", "X-A", "Cookie", "Content-Type"])
+VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)
+
+
+def arrived(data: bytes) -> bool:
+    """Whether `data` holds a whole request."""
+    received = bytearray(data)
+    head = framing.head_of(received)
+    return head is not None and head.is_whole(received)
+
+
+def first_whole(data: bytes) -> int | None:
+    """After how many bytes of `data` the request was whole, coming byte by byte as it does for the worker."""
+    received, head = bytearray(), None
+    for number, byte in enumerate(data, 1):
+        received.append(byte)
+        head = head or framing.head_of(received, searched=number - 1)
+        if head and head.is_whole(received):
+            return number
+    return None
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=5), st.binary(max_size=100))
+def test_a_request_is_whole_with_its_last_byte_and_not_before(fields: list[tuple[str, str]], body: bytes) -> None:
+    head = request("POST", "/v1/x", *(f"{name}: {value}" for name, value in fields), f"Content-Length: {len(body)}")
+
+    assert first_whole(head + body) == len(head + body)
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_chunks_are_whole_no_later_than_h11_says(body: bytes, size: int) -> None:
+    data = request("POST", "/v1/x", "Transfer-Encoding: chunked") + chunked(body, size)
+    reference = h11.Connection(h11.SERVER)
+    reference.receive_data(data)
+    while not isinstance(reference.next_event(), h11.EndOfMessage):
+        pass
+
+    assert (first_whole(data) or 0) <= len(data)
+    assert arrived(data)
+
+
+def test_trailers_belong_to_the_request() -> None:
+    data = request("POST", "/v1/x", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0;x=y\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n"
+
+    assert first_whole(data) == len(data)
+
+
+def test_a_body_that_only_looks_like_the_last_chunk_does_not_end_its_request() -> None:
+    data = request("POST", "/v1/x", "Transfer-Encoding: chunked") + b"14\r\n{}\r\nno trailer\r\n\r\n"
+
+    assert not arrived(data)
+
+
+@pytest.mark.parametrize("spelling", ["content-length:3", "CONTENT-LENGTH: \t3 \t", "Content-Length: 003"])
+def test_a_length_is_understood_as_the_parser_does(spelling: str) -> None:
+    head = request("POST", "/v1/x", spelling)
+
+    assert not arrived(head + b"ab")
+    assert arrived(head + b"abc")
+
+
+@pytest.mark.parametrize("value", ["+3", "3, 3", "0x3", "-3", "3a", "", "3\x0b", "٣"])
+def test_a_length_that_the_parser_refuses_is_not_waited_for(value: str) -> None:
+    assert arrived(f"POST /v1/x HTTP/1.1\r\nContent-Length: {value}\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(20), b"SSH-2.0-OpenSSH_10.0p1 Debian", bytes(30)],
+    ids=["TLS", "ssh", "zeros"],
+)
+def test_another_protocol_is_seen_by_its_beginning(beginning: bytes) -> None:
+    assert framing.is_no_http(bytearray(beginning))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_can_be_looked_at(data: bytes) -> None:
+    arrived(data)
+    arrived(data + b"\r\n\r\n")
+    framing.is_no_http(bytearray(data))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"0\r\n" * 2000, b"\r\n0" * 2000, b"a:b\r\n" * 2000, b"0;" * 4000],
+    ids=["chunks", "lines", "trailers", "x"],
+)
+def test_a_hostile_end_is_looked_at_in_linear_time(tail: bytes) -> None:
+    received = bytearray(request("POST", "/v1/x", "Transfer-Encoding: chunked") + tail + b"\r\n\r\n")
+    head = framing.head_of(received)
+    assert head
+    start = process_time()
+    for _ in range(100):
+        head.is_whole(received)
+
+    assert process_time() - start < 1  # quadratic would be some 10 s
