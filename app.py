@@ -13,7 +13,7 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 from config import WORKER_THREADS, Config, ConfigError, render
-from lumen_api import auth, cli, db, errors, hooks, migrations, origins, rate_limits, validation
+from lumen_api import auth, cli, db, errors, headers, hooks, migrations, origins, rate_limits, validation
 from lumen_api import email as mail
 from lumen_api.blueprints import account, docs, health, llm, openapi, sessions
 from lumen_api.blueprints import auth as auth_routes
@@ -49,6 +49,7 @@ def create_app(config: Config | None = None) -> Flask:
 
     # In the order in which a request meets them.
     _start_telemetry(app, config)
+    headers.init_app(app, https=not config.development)
     hooks.init_app(app)
     errors.init_app(app)
     origins.init_app(app, config.allowed_origins)

@@ -77,7 +77,7 @@ class Database:
         # pgbouncer refuses start-up `options`, so the server's timeouts come from the role (migration 0005).
         parts = {"application_name": "lumen-api", "client_encoding": "UTF8", **parse_dsn(url)}
         self.dsn: str = make_dsn(**parts)
-        self._hosts = _one_per_host(parts)
+        self._hosts = one_per_host(parts)
         self._free_slots = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
 
@@ -131,22 +131,11 @@ class Database:
         return self._connect()
 
     def _connect(self) -> Connection:
-        # libpq tries the hosts of a URL in turn, but only its blocking connect moves on from one that says nothing.
         give_up = monotonic() + WORK_WITH_CONNECTION
-        hosts = self._hosts
-        error: Exception = DeadlineExceeded()
-        for tried, host in enumerate(hosts):
-            share = (give_up - monotonic()) / (len(hosts) - tried)
-            try:
-                conn = psycopg2.connect(host, connection_factory=functools.partial(Connection, seconds=share))
-            except (psycopg2.OperationalError, DeadlineExceeded) as failure:
-                error = failure
-            else:
-                self._hosts = hosts[tried:] + hosts[:tried]  # the next connection begins where this one ended
-                conn.autocommit = True
-                conn.deadline = give_up
-                return conn
-        raise error
+        conn, self._hosts = connect(self._hosts, seconds=WORK_WITH_CONNECTION)
+        conn.autocommit = True
+        conn.deadline = give_up
+        return conn
 
     def _put_back(self, conn: Connection) -> None:
         # Anything but idle is a transaction that an error left open: closing is the cheapest rollback.
@@ -156,7 +145,23 @@ class Database:
             self._idle.append(conn)
 
 
-def _one_per_host(parts: dict[str, str]) -> list[str]:
+def connect(hosts: list[str], *, seconds: float) -> tuple[Connection, list[str]]:
+    """A connection to the first of `hosts` that serves, made in `seconds` at most; and the hosts with that one first."""
+    # libpq tries the hosts of a URL in turn, but only its blocking connect moves on from one that says nothing.
+    give_up = monotonic() + seconds
+    error: Exception = DeadlineExceeded()
+    for tried, host in enumerate(hosts):
+        share = (give_up - monotonic()) / (len(hosts) - tried)
+        try:
+            conn = psycopg2.connect(host, connection_factory=functools.partial(Connection, seconds=share))
+        except (psycopg2.OperationalError, DeadlineExceeded) as failure:
+            error = failure
+        else:
+            return conn, hosts[tried:] + hosts[:tried]
+    raise error
+
+
+def one_per_host(parts: dict[str, str]) -> list[str]:
     """A connection string for each host that `parts` lists; one port may stand for all of them."""
     lists = {name: parts[name].split(",") for name in ("host", "hostaddr", "port") if name in parts}
     count = max(map(len, lists.values()), default=1)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from time import perf_counter
 from uuid import uuid4
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 
+from lumen_api import headers
 from lumen_api.errors import ApiError
 from lumen_api.observability import metrics, tracing
 from lumen_api.observability.logging import log_event, request_ids
@@ -42,8 +43,8 @@ def open_request() -> None:
 def close_request(response: Response) -> Response:
     """Put on what every answer carries, and report the request when its answer has ended."""
     response.headers["X-Request-Id"] = g.request_id
-    response.headers.setdefault("Cache-Control", "no-store")  # /docs alone says otherwise
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    for name, value in headers.of(current_app).items():
+        response.headers.setdefault(name, value)
     report = _report(response.status_code)
     if response.is_streamed:
         response.direct_passthrough = False  # or the server closes a file and not the response

@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psycopg2
+from psycopg2.extensions import parse_dsn
 from yoyo import default_migration_table, read_migrations
 from yoyo.backends.core.postgresql import PostgresqlBackend
 from yoyo.migrations import MigrationList
 
-from lumen_api.db import Connection
+from lumen_api.db import Connection, connect, one_per_host
 
 DIRECTORY = Path(__file__).parent.parent / "migrations"
 
@@ -128,7 +127,8 @@ def status(dsn: str) -> list[tuple[str, bool]]:
 
 def _connect(dsn: str) -> Connection:
     """A connection that is made soon or never, and may then take its time."""
-    conn = psycopg2.connect(dsn, connection_factory=partial(Connection, seconds=CONNECT_TIMEOUT))
+    # libpq alone would stay with the first host of several that says nothing, as long as it may wait.
+    conn, _ = connect(one_per_host(parse_dsn(dsn)), seconds=CONNECT_TIMEOUT)
     conn.deadline = None
     return conn
 

@@ -21,6 +21,7 @@ from lumen_api.llm import policy
 from lumen_api.llm.errors import ClientGone
 from lumen_api.llm.provider import SILENCE
 from lumen_api.llm.request import MAX_MESSAGES, MAX_STOP_SEQUENCES, ROLES, InvalidRequest
+from lumen_api.server import refusals
 from tests.support import contract
 from tests.support.contract import good_bodies, routes
 from tests.support.journeys import sign_in
@@ -36,6 +37,7 @@ WITH_BODY = [pytest.param(operation, id=operation.id) for operation in OPERATION
 
 def errors(base: type[ApiError] = ApiError) -> Iterator[type[ApiError]]:
     """Those that somebody hears, the general ones before the special."""
+    assert refusals  # which has some, and which no other module imports
     for error in base.__subclasses__():
         if error.__module__.startswith("lumen_api.") and error is not ClientGone:
             yield error
@@ -64,6 +66,8 @@ def test_every_component_is_used_but_for_the_answers_that_belong_to_no_operation
     assert {name for name in names if f'"{name}"' not in text} == {
         "#/components/responses/NotFound",
         "#/components/responses/MethodNotAllowed",
+        "#/components/responses/RequestTimeout",
+        "#/components/responses/HeadersTooLarge",
         "#/components/securitySchemes/cookie",
     }
     assert {

@@ -71,6 +71,7 @@ def test_headers_that_never_end_are_refused_in_the_envelope(service: Service) ->
     (answer,) = talk(service.port, b"GET / HTTP/1.1\r\nX: ", b"a" * (worker.MAX_HEAD + 1))
 
     assert (answer.status, answer.code) == (431, "headers_too_large")
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.fixture

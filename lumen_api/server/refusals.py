@@ -16,7 +16,7 @@ from random import getrandbits
 from flask import Flask
 from gunicorn.util import http_date
 
-from lumen_api import origins
+from lumen_api import headers, origins
 from lumen_api.errors import ApiError, body_of
 from lumen_api.observability import metrics
 from lumen_api.observability.logging import log_event
@@ -39,6 +39,7 @@ class Refusals:
 
     def __init__(self, app: Flask) -> None:
         self._app = app
+        self._headers = headers.of(app)
         self._counts: Counter[type[ApiError]] = Counter()
 
     def answer(self, error: ApiError, head: Head | None, *, close: bool) -> bytes:
@@ -50,21 +51,20 @@ class Refusals:
         given = _REQUEST_ID.search(lines)
         request_id = given[1].decode() if given else f"{getrandbits(128):032x}"
         body = json.dumps(body_of(error, request_id), separators=(",", ":")).encode()
-        headers = {
+        sent = {
             "Date": http_date(),
             "Connection": "close" if close else "keep-alive",
             "Content-Type": "application/json; charset=utf-8",
             "Content-Length": len(body),
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
             "X-Request-Id": request_id,
+            **self._headers,
         }
         if error.retry_after is not None:
-            headers["Retry-After"] = error.retry_after
+            sent["Retry-After"] = error.retry_after
         if origin := _ORIGIN.search(lines):
-            headers |= origins.headers_for(self._app, origin[1].decode())
+            sent |= origins.headers_for(self._app, origin[1].decode())
         start = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-        return (start + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n").encode() + body
+        return (start + "".join(f"{name}: {value}\r\n" for name, value in sent.items()) + "\r\n").encode() + body
 
     def log(self) -> None:
         """Write how many there were since the last time, by their reason."""
