@@ -82,16 +82,20 @@ class Database:
         self._idle: deque[Connection] = deque()
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """A connection in autocommit mode. Raises Busy or DatabaseUnavailable, also for what fails inside."""
+    def connection(self, *, within: float | None = None) -> Iterator[Connection]:
+        """A connection in autocommit mode. Raises Busy or DatabaseUnavailable, also for what fails inside.
+
+        `within`: seconds for all of it, if less than usual.
+        """
         asked = monotonic()
-        if not self._free_slots.acquire(timeout=WAIT_FOR_CONNECTION):
+        wait, work = (WAIT_FOR_CONNECTION, WORK_WITH_CONNECTION) if within is None else (within / 2, within / 2)
+        if not self._free_slots.acquire(timeout=wait):
             metrics.CONNECTION_TIMEOUTS.record(1, _POOL)
             raise Busy
         metrics.CONNECTIONS.record(1, _POOL, "used")
         conn: Connection | None = None
         try:
-            conn = self._checkout()
+            conn = self._checkout(work)
             metrics.CONNECTION_WAIT.record(monotonic() - asked, _POOL)
             yield conn
         except (psycopg2.Error, DeadlineExceeded) as error:
@@ -121,18 +125,18 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
-    def _checkout(self) -> Connection:
+    def _checkout(self, seconds: float) -> Connection:
         while self._idle:
             conn = self._idle.pop()
             if _is_quiet(conn):
-                conn.deadline = monotonic() + WORK_WITH_CONNECTION
+                conn.deadline = monotonic() + seconds
                 return conn
             conn.close()
-        return self._connect()
+        return self._connect(seconds)
 
-    def _connect(self) -> Connection:
-        give_up = monotonic() + WORK_WITH_CONNECTION
-        conn, self._hosts = connect(self._hosts, seconds=WORK_WITH_CONNECTION)
+    def _connect(self, seconds: float) -> Connection:
+        give_up = monotonic() + seconds
+        conn, self._hosts = connect(self._hosts, seconds=seconds)
         conn.autocommit = True
         conn.deadline = give_up
         return conn
@@ -146,7 +150,7 @@ class Database:
 
 
 def connect(hosts: list[str], *, seconds: float) -> tuple[Connection, list[str]]:
-    """A connection to the first of `hosts` that serves, made in `seconds` at most; and the hosts with that one first."""
+    """A connection to the first of `hosts` that serves, in `seconds` at most; and the hosts with that one first."""
     # libpq tries the hosts of a URL in turn, but only its blocking connect moves on from one that says nothing.
     give_up = monotonic() + seconds
     error: Exception = DeadlineExceeded()
@@ -228,9 +232,9 @@ def init_app(app: Flask, database: Database) -> None:
     app.extensions["lumen.db"] = database
 
 
-def connection() -> AbstractContextManager[Connection]:
+def connection(*, within: float | None = None) -> AbstractContextManager[Connection]:
     """A connection of the current app's pool: see Database.connection()."""
-    return current().connection()
+    return current().connection(within=within)
 
 
 def transaction(isolation: str = "read committed") -> AbstractContextManager[Connection]:

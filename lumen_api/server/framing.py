@@ -13,6 +13,10 @@ _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTS_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 _LAST_CHUNK = re.compile(rb"0+[ \t]*(?:;.*)?", re.DOTALL)
 _TRAILERS_AT_MOST = 4096
+# Of these the parser refuses most. A refusal is given without the parser, so it ends the connection: what follows could
+# be taken for another request (RFC 9112, section 11.2).
+_DOUBTFUL = re.compile(rb"transfer-encoding|\r\n[ \t]", re.IGNORECASE)
+_ANY_LENGTH = re.compile(rb"content-length", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
 
 # Of a request line, to see that there is one; what comes instead of it (TLS, another protocol) is refused at once.
@@ -31,10 +35,15 @@ class Head:
         self.path = lines.partition(b" ")[2].partition(b" ")[0]
         self.expects_continue = _EXPECTS_CONTINUE.search(lines) is not None
         self._chunked = _TRANSFER_ENCODING.search(lines) is not None
-        length = _CONTENT_LENGTH.search(lines)
-        self.content_length = int(length[1]) if length else 0
-        # Unless it is said here that another request may follow, none does.
-        self.ends_connection = self._chunked or b" HTTP/1.1\r\n" not in lines or _CLOSES.search(lines) is not None
+        lengths = _CONTENT_LENGTH.findall(lines)
+        self.content_length = int(lengths[0]) if lengths else 0
+        # Whether another request may follow this one, as far as it can be told without the parser.
+        self.may_be_followed = (
+            b" HTTP/1.1\r\n" in lines
+            and not _CLOSES.search(lines)
+            and not _DOUBTFUL.search(lines)
+            and len(_ANY_LENGTH.findall(lines)) == len(lengths) < 2
+        )
 
     def is_whole(self, received: bytearray) -> bool:
         """Whether the body is in `received` as well."""
@@ -48,7 +57,7 @@ class Head:
 
     def is_all_of(self, received: bytearray) -> bool:
         """Whether the request ends where `received` ends, and the client may send another."""
-        return not self.ends_connection and len(received) == self.size + self.content_length
+        return self.may_be_followed and len(received) == self.size + self.content_length
 
 
 def head_of(received: bytearray, *, searched: int = 0) -> Head | None:

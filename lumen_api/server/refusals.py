@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
+from collections import Counter, deque
 from http import HTTPStatus
 from random import getrandbits
 
@@ -40,11 +40,11 @@ class Refusals:
     def __init__(self, app: Flask) -> None:
         self._app = app
         self._headers = headers.of(app)
-        self._counts: Counter[type[ApiError]] = Counter()
+        self._unlogged: deque[type[ApiError]] = deque()  # safe for threads
 
     def answer(self, error: ApiError, head: Head | None, *, close: bool) -> bytes:
         """`error` as an HTTP response. `close`: whether the connection ends with it."""
-        self._counts[type(error)] += 1
+        self._unlogged.append(type(error))
         failure = type(error).__name__ if error.status >= 500 else None
         metrics.REQUEST_DURATION.record(0.0, "_OTHER", "http", None, error.status, failure)
         lines = head.lines if head else b""
@@ -68,7 +68,6 @@ class Refusals:
 
     def log(self) -> None:
         """Write how many there were since the last time, by their reason."""
-        for error, count in self._counts.items():
+        for error, count in Counter(self._unlogged.popleft() for _ in range(len(self._unlogged))).items():
             level = logging.ERROR if error.status >= 500 else logging.INFO
             log_event("refused", level, status=error.status, error_code=error.code, count=count)
-        self._counts.clear()

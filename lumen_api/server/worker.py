@@ -20,16 +20,17 @@ from selectors import EVENT_READ
 from time import monotonic
 from typing import Any
 
-from gunicorn.http.parser import RequestParser
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
 from lumen_api.errors import ApiError, Busy
 from lumen_api.server import framing
+from lumen_api.server.connection import Connection, Lane
 from lumen_api.server.framing import Head
 from lumen_api.server.refusals import HeadersTooLarge, Refusals, RequestTimeout
 
 # Seconds.
 REQUEST_TIMEOUT = 10.0  # for a request to come, from its first byte on; on a new connection from its beginning
+WAIT_FOR_THREAD = 1.0
 LINGER = 2.0  # for a client to close after us (RFC 9112, section 9.6)
 STOP_KEEPALIVE = 2.0  # for a request that is on its way while we stop
 
@@ -38,6 +39,7 @@ MINIMUM_RATE = 16 * 1024  # each second gained by as much: long bodies may take 
 MAX_HEAD = 64 * 1024
 SMALL_BODY = 64 * 1024  # what each connection may send
 LARGEST_BODY = 2 * 1024 * 1024  # the application refuses larger ones by their Content-Length
+UNREAD = 64 * 1024  # of answers that a client may leave unread and still ask for more
 LARGE_BODIES = 64 * 1024 * 1024  # what all connections of a worker may hold above that, together
 
 ACCEPT_AT_ONCE = 64
@@ -50,28 +52,6 @@ _HEALTH = b"/v1/health"
 _HEALTH_THREADS = 4  # readiness may wait for a database that hangs
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Lane:
-    """Threads for one kind of request."""
-
-    def __init__(self, threads: int) -> None:
-        self.pool = ThreadPoolExecutor(threads)
-        self.under_way = 0  # requests, those included that wait for a thread
-
-
-class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
-    """A client, and what has come of its next request."""
-
-    def __init__(self, worker: Worker, sock: socket.socket, client: Any, server: Any) -> None:
-        super().__init__(worker.cfg, sock, client, server)
-        self.parser = RequestParser(worker.cfg, sock, client)
-        self.lane = worker.lane
-        self.data_ready = True  # a thread need not wait
-        self.received = bytearray()
-        self.head: Head | None = None
-        self.large = 0  # bytes of LARGE_BODIES that are charged to it
-        self.ended = False  # we have sent all that we shall send
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -105,7 +85,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:  # gone again, taken by another worker, or no descriptor is left for it
             return False
         self.nr_conns += 1
-        conn = Connection(self, sock, client, listener.getsockname())
+        conn = Connection(self.cfg, sock, client, listener.getsockname(), self.lane)
         self._wait(conn, REQUEST_TIMEOUT)
         self._receive(conn)
         return True
@@ -152,6 +132,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._refuse(conn, RequestTimeout(), close=True)
             else:
                 self._drop(conn)
+        for conn in [conn for conn in self.waiting if conn.received]:
+            self._look(conn)
 
     # --- Requests. ---
 
@@ -179,6 +161,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _look(self, conn: Connection, *, searched: int = 0) -> None:
         """Hand the request over if it is there in full, or if it need not be."""
+        if conn.unread > UNREAD:
+            return  # until the next sweep
         head = conn.head
         if head is None:
             head = conn.head = framing.head_of(conn.received, searched=searched)
@@ -215,8 +199,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.parser.unreader.unread(bytes(conn.received))
         conn.received = bytearray()
         conn.lane.under_way += 1
+        conn.timeout = monotonic() + WAIT_FOR_THREAD
         future = conn.lane.pool.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def handle(self, conn: Connection) -> bool:
+        """In the thread."""
+        if monotonic() > conn.timeout:
+            # What others wait for (a database that hangs) has kept it waiting, and its client soon gives up.
+            self._send(conn, self.refusals.answer(Busy(), conn.head, close=True))
+            return False
+        return bool(super().handle(conn))
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         # In the thread. gunicorn would wait for a body that the application has refused to read.
