@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 BROWSER := .venv/browser-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full bench-llm screenshots programs lint lock docs clean
+.PHONY: help run test test-full faults bench-llm screenshots programs lint audit fuzz lock docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -14,10 +14,13 @@ run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another
 	@APP_ENV=development exec $(BIN)/flask run
 
 test: $(INSTALLED) ## all tests that need nothing but Python
-	$(BIN)/pytest -m 'not full'
+	$(BIN)/pytest -m 'not full and not faults'
 
 test-full: programs $(BROWSER) test ## all tests, also those that need programs from Debian (chromium, nginx, ...)
 	PATH="$$PATH:/usr/sbin" $(BIN)/pytest -m full
+
+faults: $(INSTALLED) ## break PostgreSQL, Valkey, mail and workers under load, and measure (8 minutes on a quiet machine)
+	$(BIN)/pytest -m faults --numprocesses=0
 
 bench-llm: $(INSTALLED) ## measure the model proxy (4 minutes on a quiet machine)
 	$(BIN)/python -m bench.llm
@@ -25,7 +28,7 @@ bench-llm: $(INSTALLED) ## measure the model proxy (4 minutes on a quiet machine
 screenshots: $(BROWSER) ## the pictures in docs/images, from a real browser (needs chromium)
 	$(BIN)/python -m scripts.screenshots
 
-PROGRAMS := chromium curl nginx pgbouncer
+PROGRAMS := chromium curl git nginx pgbouncer
 
 programs:
 	@PATH="$$PATH:/usr/sbin"; for program in $(PROGRAMS); do \
@@ -36,6 +39,15 @@ lint: $(INSTALLED) ## ruff, mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+audit: $(INSTALLED) ## look for unsafe code, known vulnerabilities, missing hashes, locking migrations, committed secrets
+	@$(BIN)/python -m scripts.audit
+
+SEED ?= $(shell date +%s)
+EXAMPLES ?= 5000
+
+fuzz: $(INSTALLED) ## any input for each parser (5 minutes; EXAMPLES=50000 make fuzz: longer; SEED= of an earlier run: again)
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_fuzz_*.py --hypothesis-seed=$(SEED)
 
 lock: $(INSTALLED) ## pin the newest versions of requirements*.in (add ONLY=name to renew one package)
 	$(BIN)/uv pip compile $(LOCK) requirements.in -o requirements.txt

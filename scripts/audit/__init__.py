@@ -1,0 +1,1 @@
+"""What can be found out about the service's security without running it (`make audit`)."""
