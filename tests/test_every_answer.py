@@ -82,6 +82,15 @@ def test_every_answer_may_not_be_stored_or_taken_for_another_type(asks: Asks) ->
         assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"], name
 
 
+def test_every_answer_is_nothing_to_run_to_frame_or_to_embed_elsewhere(asks: Asks) -> None:
+    for name, ask in asks.items():
+        answer = ask()
+        (policy,) = answer.headers.getlist("Content-Security-Policy")
+        assert policy == "default-src 'none'; base-uri 'none'; frame-ancestors 'none'", name
+        assert answer.headers.getlist("Referrer-Policy") == ["no-referrer"], name
+        assert answer.headers.getlist("Cross-Origin-Resource-Policy") == ["same-site"], name
+
+
 def test_every_answer_with_a_body_is_json(asks: Asks) -> None:
     for name, ask in asks.items():
         answer = ask()
