@@ -23,7 +23,7 @@ from lumen_api.llm.settings import LlmSettings
 from lumen_api.observability.settings import TelemetrySettings
 from lumen_api.settings import Setting, variable
 
-# One gunicorn worker answers this many requests at once, beside its calls of the model. The pool of database
+# One gunicorn worker answers this many requests at once, beside health and its calls of the model. The pool of database
 # connections and the number of mails in flight are derived from it, so it is one number and not three.
 WORKER_THREADS = 8
 
@@ -238,11 +238,6 @@ class Config(LlmSettings, TelemetrySettings):
     def llm_served(self) -> bool:
         """Whether anybody answers calls of the model: the provider, or in development the built-in echo."""
         return self.development or self.llm_provider_key is not None
-
-    @property
-    def threads(self) -> int:
-        """How many requests one worker process answers at once: a call of the model holds a thread until its end."""
-        return WORKER_THREADS + (self.llm_calls_per_worker if self.llm_served else 0)
 
     @property
     def embedded_postgres(self) -> Path | None:

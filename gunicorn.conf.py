@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 
-from config import Config, ConfigError
+from config import WORKER_THREADS, Config, ConfigError
 from lumen_api.observability import logging, tracing
 from lumen_api.server import listeners
+from lumen_api.server.worker import Worker
 
 logging.take_over()
 try:
@@ -19,8 +20,15 @@ except ConfigError as error:
     sys.exit(1)
 
 bind = f"{_config.host}:{_config.port}"
-worker_class = "lumen_api.server.worker.Worker"
-threads = _config.threads
+worker_class = Worker
+threads = WORKER_THREADS
+_calls = _config.llm_calls_per_worker
+Worker.lanes = {
+    # A platform that hears nothing, or 503, stops what is merely busy. Readiness may wait for a database that hangs.
+    b"/v1/health": (4, 64),
+    # A call holds its thread to its end; those that are refused need one, too.
+    **({b"/v1/llm/messages": (_calls + 8, _calls + 64)} if _config.llm_served else {}),
+}
 # Seconds. A worker whose main loop is stuck for `timeout` is replaced (a slow client does not count: docs/deploy.md).
 timeout = 30
 # One that is told to stop has GRACE for the requests that it has accepted, and sends its last telemetry then. It is

@@ -126,9 +126,14 @@ def test_a_refusal_is_for_pages_of_the_app_alone(stuck: Service) -> None:
     assert not [name for name in refused.headers if name.startswith("access-control")]
 
 
-def test_a_connection_outlives_a_refusal(stuck: Service) -> None:
+def test_a_refusal_ends_a_connection_unless_it_has_been_of_use(stuck: Service) -> None:
+    (answer,) = talk(stuck.port, request("GET", SESSION, close=False))
+    assert (answer.code, answer.headers["connection"]) == ("busy", "close")
+
     kept = request("GET", SESSION, close=False)
     with socket.create_connection(("127.0.0.1", stuck.port), timeout=10) as client:
+        client.sendall(request("GET", HEALTH, close=False))
+        assert answers_in(client.recv(65536))[0].status == 200
         for _ in range(2):
             client.sendall(kept)
             (answer,) = answers_in(client.recv(65536))

@@ -36,15 +36,9 @@ class Calls:
         self._provider = provider
         self.limits = limits
         self._slots = threading.BoundedSemaphore(at_once)
-        self._at_once = at_once
         self._timeout = timeout
         self._pump = Pump() if AVAILABLE else None
         self.stop = Stop()
-
-    @property
-    def under_way(self) -> int:
-        """How many there are. Nearly all of them wait for the provider, or for a client that reads."""
-        return self._at_once - self._slots._value  # it has no other way to ask
 
     def close(self) -> None:
         """Nothing is asked any more."""

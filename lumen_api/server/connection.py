@@ -18,8 +18,9 @@ from lumen_api.server.framing import Head
 class Lane:
     """Threads for one kind of request."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, limit: int) -> None:
         self.pool = ThreadPoolExecutor(threads)
+        self.limit = limit
         self.under_way = 0  # requests, those included that wait for a thread
 
 
@@ -34,6 +35,8 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
         self.received = bytearray()
         self.head: Head | None = None
         self.large = 0  # bytes of LARGE_BODIES that are charged to it
+        self.registered = False  # with the poller
+        self.kept = False  # it has been answered before
         self.ended = False  # we have sent all that we shall send
 
     @property

@@ -56,8 +56,8 @@ class Head:
         return max(self.content_length, len(received) - self.size) > largest
 
     def is_all_of(self, received: bytearray) -> bool:
-        """Whether the request ends where `received` ends, and the client may send another."""
-        return self.may_be_followed and len(received) == self.size + self.content_length
+        """Whether the request ends where `received` ends."""
+        return not self._chunked and len(received) == self.size + self.content_length
 
 
 def head_of(received: bytearray, *, searched: int = 0) -> Head | None:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from selectors import EVENT_READ
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -44,18 +44,19 @@ LARGE_BODIES = 64 * 1024 * 1024  # what all connections of a worker may hold abo
 
 ACCEPT_AT_ONCE = 64
 
-# Requests that a lane takes, calls that wait for the model left out. Eight run at once; the others wait for some 50 ms.
+# Requests that a worker takes, but for those with threads of their own. Eight run at once, the others wait for 50 ms.
+# With 64 the threads left Python's lock to the main thread so rarely that refusals took twice as long.
 MAX_UNDER_WAY = 32
-
-# Liveness and readiness have threads of their own: a platform that hears nothing, or 503, stops what is merely busy.
-_HEALTH = b"/v1/health"
-_HEALTH_THREADS = 4  # readiness may wait for a database that hangs
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """See the module's docstring. gunicorn's names: `poller`, `nr_conns`, `accept`, `enqueue_req`, ..."""
+
+    # For paths that begin like this: threads beside the `threads` of all others, and how many requests they take.
+    # gunicorn.conf.py has them.
+    lanes: ClassVar[dict[bytes, tuple[int, int]]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,8 +66,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         # In the worker's own process: threads do not survive a fork.
-        self.lane, self.health_lane = Lane(self.cfg.threads), Lane(_HEALTH_THREADS)
-        return self.lane.pool
+        self._lane = Lane(self.cfg.threads, MAX_UNDER_WAY)
+        self._lanes = {path: Lane(threads, limit) for path, (threads, limit) in self.lanes.items()}
+        return self._lane.pool
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -85,16 +87,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:  # gone again, taken by another worker, or no descriptor is left for it
             return False
         self.nr_conns += 1
-        conn = Connection(self.cfg, sock, client, listener.getsockname(), self.lane)
-        self._wait(conn, REQUEST_TIMEOUT)
-        self._receive(conn)
+        conn = Connection(self.cfg, sock, client, listener.getsockname(), self._lane)
+        conn.timeout = monotonic() + REQUEST_TIMEOUT
+        self.waiting.add(conn)
+        self._receive(conn)  # under load it is there already
+        if conn in self.waiting:
+            self._register(conn)
         return True
 
     def _wait(self, conn: Connection, seconds: float) -> None:
         conn.timeout = monotonic() + seconds
-        if conn not in self.waiting:
+        self.waiting.add(conn)
+        self._register(conn)
+
+    def _register(self, conn: Connection) -> None:
+        if not conn.registered:
+            conn.registered = True
             conn.sock.setblocking(False)
-            self.waiting.add(conn)
             self.poller.register(conn.sock, EVENT_READ, partial(self._readable, conn))
 
     def _readable(self, conn: Connection, _: Any) -> None:
@@ -102,7 +111,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _forget(self, conn: Connection) -> None:
         self.waiting.discard(conn)
-        self.poller.unregister(conn.sock)
+        if conn.registered:
+            conn.registered = False
+            self.poller.unregister(conn.sock)
 
     def _drop(self, conn: Connection) -> None:
         self._forget(conn)
@@ -183,16 +194,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._hand_over(conn)
 
     def _admit(self, conn: Connection, head: Head) -> None:
-        conn.lane = self.health_lane if head.path.startswith(_HEALTH) else self.lane
-        waiting = self.waiting_for_model() if conn.lane is self.lane else 0
-        if conn.lane.under_way - waiting < MAX_UNDER_WAY:
+        conn.lane = next((lane for path, lane in self._lanes.items() if head.path.startswith(path)), self._lane)
+        if conn.lane.under_way < conn.lane.limit:
             self._hand_over(conn)
         else:
-            self._refuse(conn, Busy(), close=False)
-
-    def waiting_for_model(self) -> int:
-        """How many of the requests under way do nothing but wait."""
-        return int(self.wsgi.extensions["lumen.model_calls"].under_way)
+            self._refuse(conn, Busy(), close=not conn.kept)
 
     def _hand_over(self, conn: Connection) -> None:
         self._forget(conn)
@@ -220,7 +226,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Back in the main thread: wait for the next request, or end the connection."""
         conn.lane.under_way -= 1
         self._discharge(conn)
-        conn.head = None
+        conn.head, conn.kept = None, True
         if future.cancelled() or future.exception() or not future.result():
             self._end(conn)
             return
@@ -235,11 +241,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _refuse(self, conn: Connection, error: ApiError, *, close: bool) -> None:
         head, conn.head = conn.head, None
-        close = close or head is None or not self.alive or not head.is_all_of(conn.received)
+        read = head is not None and head.is_all_of(conn.received)
+        close = close or not self.alive or not read or (head is not None and not head.may_be_followed)
         conn.received.clear()
         self._discharge(conn)
-        if self._send(conn, self.refusals.answer(error, head, close=close)) and not close:
+        sent = self._send(conn, self.refusals.answer(error, head, close=close))
+        if sent and not close:
             self._wait(conn, self.cfg.keepalive)
+        elif sent and read:
+            self._drop(conn)  # the kernel sends what we have written, as nothing is left to read
         else:
             self._end(conn)
 
