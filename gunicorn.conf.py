@@ -7,7 +7,9 @@ import sys
 from config import WORKER_THREADS, Config, ConfigError
 from lumen_api.observability import logging, tracing
 from lumen_api.server import listeners
+from lumen_api.server.connection import Size
 from lumen_api.server.worker import Worker
+from lumen_api.validation import MAX_BODY_BYTES, MAX_BYTES_OF_BLUEPRINT
 
 logging.take_over()
 try:
@@ -22,13 +24,17 @@ except ConfigError as error:
 bind = f"{_config.host}:{_config.port}"
 worker_class = Worker
 threads = WORKER_THREADS
-_calls = _config.llm_calls_per_worker
-Worker.lanes = {
+# Eight requests run at once, the others wait for 50 ms. With 64 the threads left Python's lock to the main thread so
+# rarely that refusals took twice as long.
+Worker.size = Size(WORKER_THREADS, requests=32, largest_body=MAX_BODY_BYTES)
+Worker.sizes = {
     # A platform that hears nothing, or 503, stops what is merely busy. Readiness may wait for a database that hangs.
-    b"/v1/health": (4, 64),
-    # A call holds its thread to its end; those that are refused need one, too.
-    **({b"/v1/llm/messages": (_calls + 8, _calls + 64)} if _config.llm_served else {}),
+    b"/v1/health": Size(4, requests=64, largest_body=MAX_BODY_BYTES)
 }
+if _config.llm_served:
+    # A call holds its thread to its end; those that are refused need one, too.
+    _calls = _config.llm_calls_per_worker
+    Worker.sizes[b"/v1/llm"] = Size(_calls + 8, requests=_calls + 64, largest_body=MAX_BYTES_OF_BLUEPRINT["llm"])
 # Seconds. A worker whose main loop is stuck for `timeout` is replaced (a slow client does not count: docs/deploy.md).
 timeout = 30
 # One that is told to stop has GRACE for the requests that it has accepted, and sends its last telemetry then. It is

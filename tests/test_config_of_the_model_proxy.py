@@ -105,7 +105,9 @@ def test_an_empty_key_is_no_key() -> None:
 
 @pytest.mark.parametrize(("env", "threads"), [({}, 0), (KEY, 256 + 8), ({**KEY, "LLM_CALLS_PER_WORKER": "1"}, 9)])
 def test_gunicorn_gives_calls_threads_of_their_own(env: dict[str, str], threads: int) -> None:
-    code = "import runpy; print(runpy.run_path('gunicorn.conf.py')['Worker'].lanes.get(b'/v1/llm/messages', (0,))[0])"
+    code = """import runpy
+lane = runpy.run_path("gunicorn.conf.py")["Worker"].sizes.get(b"/v1/llm")
+print(lane.threads if lane else 0)"""
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -70,7 +70,7 @@ def smtp(server: RawServer) -> str:
     return f"smtp://127.0.0.1:{server.port}"
 
 
-def test_one_mail_more_than_half_the_threads_is_refused_at_once(
+def test_one_mail_more_than_half_the_threads_is_refused_within_a_second(
     make_app: AppFactory, database: str, pool: ThreadPoolExecutor
 ) -> None:
     with RawServer(silent) as server:

@@ -79,13 +79,6 @@ def test_what_speaks_to_the_provider_is_loaded_with_a_key_alone(key: str, loaded
     assert bool({"h11", "httptools"} & set(modules)) == bool(key)
 
 
-@pytest.mark.parametrize(("key", "threads"), [("", 8), (API_KEY, 8 + 256)], ids=["without a key", "with a key"])
-def test_a_worker_has_threads_for_calls_of_the_model_with_a_key_alone(key: str, threads: int) -> None:
-    printed = run(["-m", "gunicorn", "--print-config", "wsgi:app"], key)
-
-    assert re.findall(r"^threads += (\d+)$", printed, re.MULTILINE) == [str(threads)]
-
-
 def run(arguments: list[str], key: str) -> str:
     """What a fresh Python prints in production's configuration."""
     env = {"PATH": os.environ["PATH"], **PRODUCTION, "LLM_PROVIDER_KEY": key}

@@ -17,6 +17,8 @@ from tests.support.outages import Server
 from tests.support.raw_http import RawAnswer, answers_in, request, talk
 from tests.support.service import Service
 
+REQUESTS = 32  # that a worker takes at once: gunicorn.conf.py
+
 HEALTH, SESSION, LINK = "/v1/health", "/v1/auth/session", "/v1/auth/request-link"
 
 
@@ -82,9 +84,9 @@ def stuck(serve: ServiceFactory, server: Server, env: dict[str, str]) -> Iterato
     assert service.call("GET", "/v1/health/ready").status == 200
     body = b'{"email":"ada@example.com"}'
     call = request("POST", LINK, "Content-Type: application/json", f"Content-Length: {len(body)}") + body
-    with ThreadPoolExecutor(3 * worker.MAX_UNDER_WAY) as pool, server.paused():
-        asked = [pool.submit(talk, service.port, call, timeout=30) for _ in range(3 * worker.MAX_UNDER_WAY)]
-        eventually(lambda: sum(future.done() for future in asked) >= worker.MAX_UNDER_WAY)
+    with ThreadPoolExecutor(3 * REQUESTS) as pool, server.paused():
+        asked = [pool.submit(talk, service.port, call, timeout=30) for _ in range(3 * REQUESTS)]
+        eventually(lambda: sum(future.done() for future in asked) >= REQUESTS)
         yield service
 
 
@@ -147,7 +149,7 @@ def test_refusals_are_logged_by_their_number(stuck: Service) -> None:
         lines = [json.loads(line) for line in stuck.log.read_text().splitlines()]
         return sum(line["count"] for line in lines if line["event"] == "refused")
 
-    eventually(lambda: counted() > worker.MAX_UNDER_WAY)
+    eventually(lambda: counted() > REQUESTS)
 
 
 def test_a_connection_without_a_request_does_not_hold_a_thread(service: Service) -> None:

@@ -84,7 +84,8 @@ def test_of_fifty_simultaneous_verifies_one_signs_in_twenty_times_over(
 
         statuses = Counter(at_once([verify(service, token)] * CALLERS))
 
-        assert statuses == {200: 1, 401: CALLERS - 1}
+        busy = statuses.pop(503, 0)
+        assert statuses == {200: 1, 401: CALLERS - 1 - busy}
         assert rows(database) == {"links": 0, "users": round_ + 1, "sign-ins": round_ + 1}
     # One worker has at most 8: both have taken part.
     assert connections(database) > 8
@@ -106,7 +107,8 @@ def test_of_as_many_verifies_as_there_are_connections_waiting_for_one_lock_one_s
 
         statuses = Counter(at_once([release, *[verify(service, token)] * CALLERS]))
 
-    assert statuses == {0: 1, 200: 1, 401: CALLERS - 1}
+    busy = statuses.pop(503, 0)  # who was one too many, or has waited too long for a thread
+    assert statuses == {0: 1, 200: 1, 401: CALLERS - 1 - busy}
     assert rows(database) == {"links": 0, "users": 1, "sign-ins": 1}
 
 
@@ -126,7 +128,8 @@ def test_of_many_verifies_of_several_links_of_one_address_one_signs_in(
 
         statuses = Counter(at_once([verify(service, token) for token in islice(cycle(tokens), CALLERS)]))
 
-        assert statuses == {200: 1, 401: CALLERS - 1}
+        busy = statuses.pop(503, 0)
+        assert statuses == {200: 1, 401: CALLERS - 1 - busy}
         assert rows(database) == {"links": 0, "users": round_ + 1, "sign-ins": round_ + 1}
 
 

@@ -6,7 +6,8 @@ import fcntl
 import socket
 import struct
 import termios
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from gunicorn.http.parser import RequestParser
@@ -15,13 +16,22 @@ from gunicorn.workers.gthread import TConn
 from lumen_api.server.framing import Head
 
 
+@dataclass(frozen=True)
+class Size:
+    """Of a lane."""
+
+    threads: int
+    requests: int  # that it takes at once, those included that wait for a thread
+    largest_body: int  # bytes; the application refuses larger ones by what their headers say
+
+
 class Lane:
     """Threads for one kind of request."""
 
-    def __init__(self, threads: int, limit: int) -> None:
-        self.pool = ThreadPoolExecutor(threads)
-        self.limit = limit
-        self.under_way = 0  # requests, those included that wait for a thread
+    def __init__(self, size: Size) -> None:
+        self.size = size
+        self.pool = ThreadPoolExecutor(size.threads)
+        self.under_way = 0
 
 
 class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
@@ -29,9 +39,11 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any, lane: Lane) -> None:
         super().__init__(cfg, sock, client, server)
-        self.parser = RequestParser(cfg, sock, client)
+        # It reads what the worker has received, and then finds the end: no thread ever waits for a client to send.
+        self.parser = RequestParser(cfg, (), client)
         self.lane = lane
-        self.data_ready = True  # a thread need not wait
+        self.future: Future[bool]
+        self.data_ready = True
         self.received = bytearray()
         self.head: Head | None = None
         self.large = 0  # bytes of LARGE_BODIES that are charged to it

@@ -74,7 +74,8 @@ def is_no_http(received: bytearray) -> bool:
 def _ends_chunks(tail: bytearray) -> bool:
     """Whether a chunked body ends like this: with the last chunk, trailers and an empty line.
 
-    A chunk's own bytes may look the same. Then the thread has to wait for the rest, and does so briefly.
+    A chunk's own bytes may look the same, in the moment in which no more of it has come. Then the request is refused as
+    one that breaks off; clients send large chunks, whose last bytes do not end in an empty line.
     """
     if not tail.endswith(b"\r\n\r\n"):
         return False

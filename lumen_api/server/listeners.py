@@ -18,9 +18,8 @@ from typing import Any
 from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 
-# Connections have these from their listener. Seconds that a thread waits for a client at most: for the rest of a
-# request, which has come in full but for chunks that looked like the last one; and for progress with an answer.
-_RECEIVE, _SEND = 1, 10
+# Connections have these from their listener. Seconds that a thread waits for a client to read, without progress.
+_SEND = 10
 # Bytes of answers that wait in the kernel for a client, and in no thread. It doubles them, and has a limit of its own
 # (Linux: net.core.wmem_max), which by default leaves room for three of the largest answers but exports.
 _UNREAD = 512 * 1024
@@ -53,7 +52,6 @@ def limit(arbiter: Arbiter) -> None:
     """Bound how long a client can keep a thread waiting. gunicorn's hook `when_ready`."""
     for listener in arbiter.LISTENERS:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _RECEIVE, 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND, 0))
 
 

@@ -24,8 +24,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from lumen_api.errors import ApiError, Busy
 from lumen_api.server import framing
-from lumen_api.server.connection import Connection, Lane
-from lumen_api.server.framing import Head
+from lumen_api.server.connection import Connection, Lane, Size
 from lumen_api.server.refusals import HeadersTooLarge, Refusals, RequestTimeout
 
 # Seconds.
@@ -38,15 +37,10 @@ STOP_KEEPALIVE = 2.0  # for a request that is on its way while we stop
 MINIMUM_RATE = 16 * 1024  # each second gained by as much: long bodies may take longer
 MAX_HEAD = 64 * 1024
 SMALL_BODY = 64 * 1024  # what each connection may send
-LARGEST_BODY = 2 * 1024 * 1024  # the application refuses larger ones by their Content-Length
 UNREAD = 64 * 1024  # of answers that a client may leave unread and still ask for more
 LARGE_BODIES = 64 * 1024 * 1024  # what all connections of a worker may hold above that, together
 
 ACCEPT_AT_ONCE = 64
-
-# Requests that a worker takes, but for those with threads of their own. Eight run at once, the others wait for 50 ms.
-# With 64 the threads left Python's lock to the main thread so rarely that refusals took twice as long.
-MAX_UNDER_WAY = 32
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -54,20 +48,21 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Worker(ThreadWorker):  # type: ignore[misc]
     """See the module's docstring. gunicorn's names: `poller`, `nr_conns`, `accept`, `enqueue_req`, ..."""
 
-    # For paths that begin like this: threads beside the `threads` of all others, and how many requests they take.
-    # gunicorn.conf.py has them.
-    lanes: ClassVar[dict[bytes, tuple[int, int]]] = {}
+    # gunicorn.conf.py sets them: the lane of all requests, and those of paths that begin like this.
+    size: ClassVar[Size]
+    sizes: ClassVar[dict[bytes, Size]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting: set[Connection] = set()  # registered with the poller; each has its `timeout`
+        self.handed: set[Connection] = set()  # to a thread, that has taken them or will
         self.large_bodies = 0
         self._next_sweep = 0.0
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         # In the worker's own process: threads do not survive a fork.
-        self._lane = Lane(self.cfg.threads, MAX_UNDER_WAY)
-        self._lanes = {path: Lane(threads, limit) for path, (threads, limit) in self.lanes.items()}
+        self._lane = Lane(self.size)
+        self._lanes = {path: Lane(size) for path, size in self.sizes.items()}
         return self._lane.pool
 
     def load_wsgi(self) -> None:
@@ -125,11 +120,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Send nothing more, and close when the client has closed: earlier, the kernel could cut off the answer."""
         conn.ended = True
         conn.received.clear()
-        self._wait(conn, LINGER)
         try:
             conn.sock.shutdown(socket.SHUT_WR)
-        except OSError:
+        except OSError:  # the client is gone, or gunicorn has closed it already: an answer broke off
             self._drop(conn)
+        else:
+            self._wait(conn, LINGER)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """gunicorn calls it in each turn of its loop: end what has waited for too long."""
@@ -145,6 +141,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._drop(conn)
         for conn in [conn for conn in self.waiting if conn.received]:
             self._look(conn)
+        for conn in [conn for conn in self.handed if conn.timeout <= now]:
+            conn.future.cancel()  # if no thread has taken it yet
 
     # --- Requests. ---
 
@@ -180,11 +178,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             if head is None:
                 self._look_at_a_part(conn)
                 return
-        if head.is_whole(conn.received) or head.is_too_large(conn.received, LARGEST_BODY):
-            self._admit(conn, head)
+            conn.lane = next((lane for path, lane in self._lanes.items() if head.path.startswith(path)), self._lane)
+        if head.is_whole(conn.received) or head.is_too_large(conn.received, conn.lane.size.largest_body):
+            self._admit(conn)
         elif not self._charge(conn):
             self._refuse(conn, Busy(), close=True)
-        elif head.expects_continue and len(conn.received) == head.size:
+        elif head.expects_continue:
+            head.expects_continue = False
             self._send(conn, _CONTINUE)
 
     def _look_at_a_part(self, conn: Connection) -> None:
@@ -193,9 +193,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif framing.is_no_http(conn.received):
             self._hand_over(conn)
 
-    def _admit(self, conn: Connection, head: Head) -> None:
-        conn.lane = next((lane for path, lane in self._lanes.items() if head.path.startswith(path)), self._lane)
-        if conn.lane.under_way < conn.lane.limit:
+    def _admit(self, conn: Connection) -> None:
+        if conn.lane.under_way < conn.lane.size.requests:
             self._hand_over(conn)
         else:
             self._refuse(conn, Busy(), close=not conn.kept)
@@ -206,28 +205,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.received = bytearray()
         conn.lane.under_way += 1
         conn.timeout = monotonic() + WAIT_FOR_THREAD
-        future = conn.lane.pool.submit(self.handle, conn)
-        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
-
-    def handle(self, conn: Connection) -> bool:
-        """In the thread."""
-        if monotonic() > conn.timeout:
-            # What others wait for (a database that hangs) has kept it waiting, and its client soon gives up.
-            self._send(conn, self.refusals.answer(Busy(), conn.head, close=True))
-            return False
-        return bool(super().handle(conn))
+        self.handed.add(conn)
+        conn.future = conn.lane.pool.submit(self.handle, conn)
+        conn.future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         # In the thread. gunicorn would wait for a body that the application has refused to read.
-        whole = conn.head is not None and conn.head.content_length <= LARGEST_BODY
+        whole = conn.head is not None and conn.head.content_length <= conn.lane.size.largest_body
         return bool(keepalive and whole and super()._keepalive_after(conn, keepalive))
 
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Back in the main thread: wait for the next request, or end the connection."""
         conn.lane.under_way -= 1
+        self.handed.discard(conn)
         self._discharge(conn)
+        if future.cancelled():
+            # All threads wait, as for a database that hangs, and this client soon gives up.
+            self._refuse(conn, Busy(), close=True)
+            return
         conn.head, conn.kept = None, True
-        if future.cancelled() or future.exception() or not future.result():
+        if future.exception() or not future.result():
             self._end(conn)
             return
         # What a client has sent ahead.

@@ -118,8 +118,17 @@ def garble(caller: Caller) -> list[RawAnswer]:
     for number, text in enumerate(WIRE):
         canary = caller.canaries.word(f"garbage {number} on the wire").encode()
         answers += raw_http.talk(port, text.replace(b"CANARY", canary), hang_up=True)
+    answers += _never_ending(caller)
     caller.codes.update(answer.code for answer in answers if answer.code)
     return answers
+
+
+def _never_ending(caller: Caller) -> list[RawAnswer]:
+    """What the server itself refuses: a head that is too large, and a request that does not come to its end."""
+    port, word = caller.production.service.port, caller.canaries.word
+    large = f"GET /{word('path of a large head')} HTTP/1.1\r\nX-Large: {word('large header')}".encode()
+    slow = f"GET /{word('path of a slow request')} HTTP/1.1\r\nX-Slow: {word('slow header')}".encode()
+    return raw_http.talk(port, large, b"a" * 70_000) + raw_http.talk(port, slow, timeout=20)
 
 
 def _bodies(caller: Caller) -> None:

@@ -38,6 +38,10 @@ KINDS = {
     "sends headers by the byte": Kind(b"GET /v1/health HTTP/1.1\r\nHost: lumen\r\n", b"X-Slow: " + b"a" * 1000),
     "sends a body by the byte": Kind(request("POST", LINK, JSON, "Content-Length: 1000"), b'{"email":"' + b"a" * 900),
     "sends chunks by the byte": Kind(request("POST", LINK, JSON, "Transfer-Encoding: chunked"), b"1\r\n \r\n" * 200),
+    "sends what looks like the last chunk": Kind(
+        request("POST", LINK, JSON, "Transfer-Encoding: chunked") + b"FFFF\r\n0\r\n\r\n", b"a" * 1000
+    ),
+    "sends another protocol by the byte": Kind(b"\x16\x03\x01" * 8, b"a" * 1000),
     "asks for the end and never closes": Kind(request("GET", "/v1/health")),
     "speaks HTTP/1.0 and never closes": Kind(b"GET /v1/health HTTP/1.0\r\n\r\n"),
     "asks again and again and never reads": Kind(request("GET", LARGE_ANSWER, close=False) * 50, small_buffer=True),
