@@ -8,7 +8,7 @@ errors          the ApiError family and the only error envelope
 validation      the one body reader, and each member's rule
 rfc3339         timestamps in and out
 auth            signed tokens, magic links, the session cookie, the guard
-rate_limits     Flask-Limiter, its keys, and counting on when Redis is away
+rate_limits     counters in Redis, their keys, and counting on when Redis is away
 db              the connection pool; connection() and transaction()
 migrations      yoyo, on the connection string that the service itself uses
 blueprints/     health  auth  sessions  account  llm: read, ask, decide, answer. openapi  docs: the contract

@@ -1,7 +1,10 @@
-"""Rate limits by IP address, email address and user, counted by Flask-Limiter in Redis or Valkey.
+"""Rate limits by IP address, email address and user, counted in fixed windows in Redis or Valkey.
 
 A rule has a name and limits like "5/minute;20/hour". A view names the rule, and whom to count is handed in.
 Nobody is recognisable in the counters' keys: they are keyed hashes.
+
+Flask-Limiter connects to the storage. The counting is ours: one round trip for all limits of a rule and their headers,
+where Flask-Limiter makes three for each limit, and takes as much CPU time as the rest of a request together.
 
 When Redis is away or hangs, every worker counts in its own memory until Redis answers again. The timeouts below
 keep what a request waits for that under 0.3 s: without them and with redis-py's default of retries it was 8 s.
@@ -11,19 +14,24 @@ from __future__ import annotations
 
 import functools
 import hmac
+import logging
 import math
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, ParamSpec, TypeVar
 
 from flask import Flask, Response, current_app, g, request
-from flask_limiter import Limiter, RateLimitExceeded
+from flask_limiter import Limiter
+from limits import RateLimitItem, parse_many
+from limits.storage import MemoryStorage, RedisStorage, Storage
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from lumen_api.errors import Busy, RateLimited
+from lumen_api.errors import RateLimited
 from lumen_api.observability import metrics
 
 P = ParamSpec("P")
@@ -35,48 +43,136 @@ _REDIS_OPTIONS: dict[str, Any] = {
     "retry": Retry(NoBackoff(), 0),
     "health_check_interval": 0,
 }
+LONGEST_PAUSE = 32.0  # seconds between two looks whether Redis is back; the first is after one
+
+# Counts a request against the limits of a rule, the narrowest first, up to one that is exceeded. Returns the number of
+# that one, or of the narrowest, its count, and the milliseconds until its window ends. KEYS: a counter for each limit;
+# ARGV: for each its amount and its window in milliseconds.
+_COUNT = """
+local narrowest
+for i, key in ipairs(KEYS) do
+    local count = redis.call("INCR", key)
+    local left = redis.call("PTTL", key)
+    if left < 0 then
+        left = tonumber(ARGV[2 * i])
+        redis.call("PEXPIRE", key, left)
+    end
+    if count > tonumber(ARGV[2 * i - 1]) then
+        return {i, count, left}
+    end
+    narrowest = narrowest or {i, count, left}
+end
+return narrowest
+"""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a limit stands after a request was counted. `resets_in`: seconds."""
+
+    limit: RateLimitItem
+    count: int
+    resets_in: float
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the request is one too many."""
+        return self.count > self.limit.amount
+
+    def headers(self) -> dict[str, str]:
+        """What the answer says of it."""
+        headers = {
+            "X-RateLimit-Limit": str(self.limit.amount),
+            "X-RateLimit-Remaining": str(max(0, self.limit.amount - self.count)),
+            "X-RateLimit-Reset": str(math.ceil(time.time() + self.resets_in)),
+        }
+        if self.exceeded:
+            headers["Retry-After"] = str(min(max(1, math.ceil(self.resets_in)), self.limit.get_expiry()))
+        return headers
+
+
+class Shared:
+    """Counters in Redis, for all workers together. Raises RedisError."""
+
+    def __init__(self, storage: RedisStorage) -> None:
+        self._storage = storage
+        self._count = storage.get_connection().register_script(_COUNT)  # type: ignore[arg-type]  # limits' own type wants bytes
+
+    def hit(self, key: str, limits: Sequence[RateLimitItem]) -> Standing:
+        """Count a request, and tell of the limit that it exceeds, or of the narrowest."""
+        # In a cluster the braces keep the counters of one subject together, as a script needs them.
+        keys = [f"lumen/{{{key}}}/{limit.get_expiry()}" for limit in limits]
+        arguments = [number for limit in limits for number in (limit.amount, limit.get_expiry() * 1000)]
+        number, count, left = self._count(keys, arguments)
+        return Standing(limits[number - 1], count, left / 1000)
+
+    def reachable(self) -> bool:
+        """Whether Redis answers."""
+        return bool(self._storage.check())
+
+
+class Own:
+    """Counters in the memory of this process."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self._storage = storage
+        self._lock = threading.Lock()  # two threads at once can make limits' (5.8) storage start one timer twice
+
+    def hit(self, key: str, limits: Sequence[RateLimitItem]) -> Standing:
+        """See Shared.hit()."""
+        narrowest: Standing | None = None
+        with self._lock:
+            for limit in limits:
+                name = f"{key}/{limit.get_expiry()}"
+                count = self._storage.incr(name, limit.get_expiry())
+                standing = Standing(limit, count, self._storage.get_expiry(name) - time.time())
+                if standing.exceeded:
+                    return standing
+                narrowest = narrowest or standing
+        assert narrowest is not None  # a rule has a limit: Config has seen to it
+        return narrowest
 
 
 class RateLimits:
     """The counters of one app. Never a module's global: that would keep the settings of the first app."""
 
-    def __init__(
-        self, app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes, proxy_hops: int
-    ) -> None:
+    def __init__(self, rules: Mapping[str, str], *, storage_url: str | None, key: bytes, proxy_hops: int) -> None:
         """`rules`: limits by name. `storage_url`: Redis, or None to count in memory. `key`: hashes the subjects."""
         self._key = key
         self._proxy_hops = proxy_hops
-        self._limiter = Limiter(
-            lambda: str(g.rate_limit_key),
-            storage_uri=storage_url or "memory://",
-            storage_options=_REDIS_OPTIONS if storage_url else {},
-            strategy="fixed-window",
-            key_prefix="lumen",
-            in_memory_fallback_enabled=storage_url is not None,
-        )
-        self._limiter.init_app(app)
-        # Flask-Limiter looks in before every request whether a lost Redis is back. Health checks touch nothing.
-        self._limiter.request_filter(lambda: request.blueprint == "health")
-        self._hits = {name: self._hit(name, limits) for name, limits in rules.items()}
+        self._rules = {
+            name: sorted(parse_many(limits), key=lambda limit: limit.get_expiry()) for name, limits in rules.items()
+        }
+        storage = _storage(storage_url)
+        self._shared = Shared(storage) if isinstance(storage, RedisStorage) else None
+        self._own = Own(storage if isinstance(storage, MemoryStorage) else MemoryStorage())
+        self._pause = self._away_until = 0.0
 
     def hit(self, rule: str, subject: str) -> None:
         """Count one request of `subject`. Raises RateLimited when it is above `rule`."""
-        g.rate_limit_key = hmac.digest(self._key, f"{rule} {subject}".encode(), "sha256").hex()
-        error: Exception | None = None
-        for _ in range(3):
+        key = f"{rule}/{hmac.digest(self._key, f'{rule} {subject}'.encode(), 'sha256').hex()}"
+        g.rate_limit = standing = self._count(key, self._rules[rule])
+        if standing.exceeded:
+            metrics.REFUSALS.record(1, rule)
+            raise RateLimited
+
+    def _count(self, key: str, limits: Sequence[RateLimitItem]) -> Standing:
+        if self._shared is not None and time.monotonic() >= self._away_until:
+            if self._pause:  # this request looks whether Redis is back, the others do not wait for it
+                self._away_until = time.monotonic() + self._pause
             try:
-                self._hits[rule]()
-            except RateLimitExceeded:
-                metrics.REFUSALS.record(1, rule)
-                raise RateLimited from None
-            except (RedisError, RuntimeError) as failure:
-                # RedisError: Flask-Limiter turns to memory in the first request that misses Redis, and raises in
-                # those beside it. RuntimeError: limits' memory storage (5.8) starts one timer from two threads now
-                # and then, before it counts.
-                error = failure
+                standing = self._shared.hit(key, limits)
+            except RedisError:
+                if not self._pause:
+                    _logger.warning("Redis is away: requests are counted in memory")
+                self._pause = min(2 * self._pause or 1.0, LONGEST_PAUSE)
+                self._away_until = time.monotonic() + self._pause
             else:
-                return
-        raise Busy from error
+                self._pause = self._away_until = 0.0
+                return standing
+        return self._own.hit(key, limits)
 
     def client_network(self) -> str:
         """Whom the request's IP address stands for: the peer's, or the one that the outermost trusted proxy saw."""
@@ -87,40 +183,21 @@ class RateLimits:
 
     def reachable(self) -> bool:
         """Whether the counters that all workers share can be reached."""
-        return bool(self._limiter.storage.check())
-
-    def describe(self, response: Response) -> Response:
-        """`response`, saying how the limit stands that this request was counted against last.
-
-        Not Flask-Limiter's own headers: they say Retry-After on every answer, and 0 in a window's last second.
-        """
-        limit = self._limiter.current_limit
-        if limit:
-            try:
-                remaining, reset_at = limit.remaining, limit.reset_at
-            except RedisError:  # it went away a moment after it had counted
-                remaining, reset_at = 0, int(time.time())
-            response.headers["X-RateLimit-Limit"] = str(limit.limit.amount)
-            response.headers["X-RateLimit-Remaining"] = str(remaining)
-            response.headers["X-RateLimit-Reset"] = str(reset_at)
-            if limit.breached:
-                wait = math.ceil(reset_at - time.time())
-                response.headers["Retry-After"] = str(min(max(1, wait), limit.limit.get_expiry()))
-        return response
-
-    def _hit(self, name: str, limits: str) -> Callable[[], None]:
-        def hit() -> None:
-            """Flask-Limiter counts when a function that it decorates is called: this one has nothing else to do."""
-
-        hit.__qualname__ = f"hit.{name}"  # what Flask-Limiter tells functions apart by
-        return self._limiter.shared_limit(limits, scope=name)(hit)
+        return self._shared is None or self._shared.reachable()
 
 
 def init_app(app: Flask, rules: Mapping[str, str], *, storage_url: str | None, key: bytes, proxy_hops: int) -> None:
     """Give `app` its counters, and its answers the headers that tell of them."""
-    limits = RateLimits(app, rules, storage_url=storage_url, key=key, proxy_hops=proxy_hops)
+    limits = RateLimits(rules, storage_url=storage_url, key=key, proxy_hops=proxy_hops)
     app.extensions["lumen.rate_limits"] = limits
-    app.after_request(limits.describe)
+    app.after_request(describe)
+
+
+def describe(response: Response) -> Response:
+    """`response`, saying how the limit stands that its request was counted against last."""
+    if "rate_limit" in g:
+        response.headers.update(g.rate_limit.headers())
+    return response
 
 
 def current() -> RateLimits:
@@ -160,3 +237,14 @@ def network_of(address: str | None) -> str:
     if isinstance(ip, IPv6Address):
         return str(ip.ipv4_mapped or ip_network((int(ip), 64), strict=False))
     return str(ip)
+
+
+def _storage(url: str | None) -> Storage:
+    limiter = Limiter(
+        lambda: "",
+        storage_uri=url or "memory://",
+        storage_options=_REDIS_OPTIONS if url else {},
+        strategy="fixed-window",
+    )
+    limiter.init_app(Flask("limits"))  # one of its own, because it looks into each request of the app that it is given
+    return limiter.storage

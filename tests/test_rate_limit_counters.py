@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from threading import Timer
 from urllib.parse import quote
 
 import pytest
@@ -204,20 +202,33 @@ def test_when_the_window_has_ended_requests_pass_again(make_app: AppFactory, val
     assert verify(client).status_code == 401
 
 
-def test_a_count_that_fails_in_memory_is_made_once_more(make_app: AppFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    # In limits 5.8 two threads now and then start the memory storage's timer together, and one of them hears this.
-    client = make_app(RATE_LIMIT_VERIFY_PER_IP="2/hour").test_client()
-    failures = [RuntimeError("threads can only be started once")]
-    start = Timer.start
+def test_simultaneous_requests_are_all_counted_in_memory(make_app: AppFactory) -> None:
+    app = make_app(RATE_LIMIT_VERIFY_PER_IP="100/hour")
 
-    def start_or_fail(timer: Timer) -> None:
-        if failures:
-            raise failures.pop()
-        start(timer)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: verify(app.test_client()), range(120)))
 
-    monkeypatch.setattr(Timer, "start", start_or_fail)
-    eventually(lambda: not any(isinstance(thread, Timer) for thread in threading.enumerate()))
-    answers = [client.post("/v1/auth/verify", json={"token": "nonsense"}) for _ in range(3)]
+    assert sorted(statuses(*answers)) == [401] * 100 + [429] * 20
 
-    assert failures == []
-    assert [answer.status_code for answer in answers] == [401, 401, 429]
+
+def test_one_round_trip_counts_all_limits_of_a_rule(make_app: AppFactory, valkey: Valkey) -> None:
+    client = make_app(REDIS_URL=valkey.url, RATE_LIMIT_VERIFY_PER_IP="50/minute;200/hour").test_client()
+    verify(client)  # which has the script sent
+    with valkey.client() as redis:
+        redis.config_resetstat()
+        verify(client)
+        calls = {name: figures["calls"] for name, figures in redis.info("commandstats").items()}
+
+    assert calls == {"cmdstat_evalsha": 1, "cmdstat_incr": 2, "cmdstat_pttl": 2, "cmdstat_config|resetstat": 1}
+
+
+def test_a_request_beyond_the_narrow_limit_is_not_counted_against_the_wide_one(
+    make_app: AppFactory, valkey: Valkey
+) -> None:
+    client = make_app(REDIS_URL=valkey.url, RATE_LIMIT_VERIFY_PER_IP="2/second;5/hour").test_client()
+
+    answers = [verify(client) for _ in range(4)]
+    eventually(lambda: verify(client).status_code == 401)
+
+    assert 429 in statuses(*answers)
+    assert verify(client).headers["X-RateLimit-Limit"] == "2"
