@@ -71,6 +71,11 @@ def post_fork(arbiter, worker):
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
 
 
+def child_exit(arbiter, worker):
+    """Release the socket of a worker, if it was one too many."""
+    listeners.release(arbiter, worker)
+
+
 def post_worker_init(worker):
     """Say how a worker stops. By Ctrl-C as by SIGTERM: gthread's own handler can deadlock with its thread pool."""
     # Python's threads hand its lock on after 5 ms, and under load the main thread waits for it for every client: with

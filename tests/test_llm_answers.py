@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 from flask.testing import FlaskClient
 
+from lumen_api.llm import anthropic
 from tests.conftest import AppFactory
 from tests.support.anthropic import API_KEY, AnthropicServer
 from tests.support.anthropic_answers import FOREVER, Answer, error, html, message, redirect, stream
@@ -108,6 +109,13 @@ def test_calls_of_one_user_are_limited_by_the_minute(make_caller: CallerFactory,
     assert len(provider.requests) == 1
 
 
+@pytest.fixture
+def _little_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream begins with its first content, or when this much time has passed."""
+    monkeypatch.setattr(anthropic, "SILENCE", 0.2)
+
+
+@pytest.mark.usefixtures("_little_silence")
 def test_the_third_call_at_once_of_one_user_is_refused(caller: FlaskClient, provider: AnthropicServer) -> None:
     provider.behave(stream().until("message_start", FOREVER))
     with closing(ask(caller, stream=True)) as one, closing(ask(caller, stream=True)) as two:
@@ -122,6 +130,7 @@ def test_the_third_call_at_once_of_one_user_is_refused(caller: FlaskClient, prov
     assert ask(caller).status_code == 200
 
 
+@pytest.mark.usefixtures("_little_silence")
 def test_a_worker_without_a_free_slot_is_busy_for_calls_alone(
     make_caller: CallerFactory, provider: AnthropicServer, mailbox: Mailbox
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from lumen_api.llm import anthropic
 from tests.conftest import AppFactory
 from tests.support import databases, free_port, logs
 from tests.support.anthropic import API_KEY, AnthropicServer
@@ -133,7 +134,10 @@ def test_a_provider_that_is_not_there_is_a_line_with_the_class_of_the_cause(
     assert call["provider_request_id"] is None
 
 
-def test_a_caller_who_leaves_is_no_error(make_caller: CallerFactory, provider: AnthropicServer, capfd: Capture) -> None:
+def test_a_caller_who_leaves_is_no_error(
+    make_caller: CallerFactory, provider: AnthropicServer, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anthropic, "SILENCE", 0.2)
     provider.behave(stream(20).until("message_start", FOREVER))
     answer = ask(make_caller(), stream=True)
     next(answer.iter_encoded())

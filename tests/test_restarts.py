@@ -120,3 +120,12 @@ def test_a_second_service_on_the_same_port_does_not_start(serve: ServiceFactory)
 
     assert second.returncode == 1
     assert b"Connection in use" in second.stdout
+
+
+def test_with_one_worker_less_nobody_waits_for_the_one_that_has_gone(serve: ServiceFactory) -> None:
+    service = serve(workers=2)
+    assert service.process
+    service.process.send_signal(signal.SIGTTOU)
+    eventually(lambda: len(service.workers()) == 1)
+
+    assert [ask(service.port) for _ in range(20)] == ["answered"] * 20

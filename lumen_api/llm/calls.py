@@ -58,6 +58,7 @@ class Calls:
                 raise InvalidRequest("max_tokens", "and the messages are together more than a whole day's budget")
         if self._provider is None:
             raise LlmNotConfigured
+        watch = Watch(_client(), self.stop, seconds=self._timeout.total_seconds())
         if not self._slots.acquire(blocking=False):
             raise Busy
         try:
@@ -65,7 +66,6 @@ class Calls:
         except BaseException:
             self._slots.release()
             raise
-        watch = Watch(_client(), self.stop, seconds=self._timeout.total_seconds())
         call = Call(request, watch, Means(self._provider, self._pump, settle, self._slots.release))
         return call.stream() if request.stream else call.whole()
 

@@ -34,6 +34,30 @@ class Lane:
         self.under_way = 0
 
 
+class LargeBodies:
+    """The memory of a worker for what is longer than a small body."""
+
+    SMALL = 64 * 1024  # bytes, which each connection may send
+    AT_MOST = 64 * 1024 * 1024  # what all connections hold above that, together
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    def hold(self, conn: Connection) -> bool:
+        """Count what `conn` has received. False if there is no room for it."""
+        more = max(0, len(conn.received) - self.SMALL) - conn.large
+        if self._held + more > self.AT_MOST:
+            return False
+        self._held += more
+        conn.large += more
+        return True
+
+    def release(self, conn: Connection) -> None:
+        """Its request has been answered."""
+        self._held -= conn.large
+        conn.large = 0
+
+
 class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
     """A client, and what has come of its next request. `timeout`: when what it waits for has lasted too long."""
 
@@ -46,8 +70,9 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn is not typed
         self.data_ready = True
         self.received = bytearray()
         self.head: Head | None = None
-        self.large = 0  # bytes of LARGE_BODIES that are charged to it
+        self.large = 0  # bytes that it holds of LargeBodies
         self.registered = False  # with the poller
+        self.since = 0.0  # it waits like this
         self.kept = False  # it has been answered before
         self.ended = False  # we have sent all that we shall send
 

@@ -6,9 +6,10 @@ This decides when to parse, not what a request means: gunicorn's parser does tha
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote_to_bytes
 
 # gunicorn's parser takes what these two find and refuses every other spelling of both.
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,4000})[ \t]*\r\n", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTS_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 _LAST_CHUNK = re.compile(rb"0+[ \t]*(?:;.*)?", re.DOTALL)
@@ -17,7 +18,9 @@ _TRAILERS_AT_MOST = 4096
 # be taken for another request (RFC 9112, section 11.2).
 _DOUBTFUL = re.compile(rb"transfer-encoding|\r\n[ \t]", re.IGNORECASE)
 _ANY_LENGTH = re.compile(rb"content-length", re.IGNORECASE)
-_CLOSES = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection:[^\r\n]*close", re.IGNORECASE)
+
+_ORIGIN = re.compile(rb"[a-z]+://[^/?#]*", re.IGNORECASE)
 
 # Of a request line, to see that there is one; what comes instead of it (TLS, another protocol) is refused at once.
 _BEGINNING = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20} ")
@@ -32,14 +35,16 @@ class Head:
         lines = bytes(received[: size - 2])
         self.size = size
         self.lines = lines
-        self.path = lines.partition(b" ")[2].partition(b" ")[0]
-        self.expects_continue = _EXPECTS_CONTINUE.search(lines) is not None
+        self.path = _path_of(lines.partition(b" ")[2].partition(b" ")[0])
+        is_1_1 = b" HTTP/1.1\r\n" in lines
+        self.expects_continue = is_1_1 and _EXPECTS_CONTINUE.search(lines) is not None
         self._chunked = _TRANSFER_ENCODING.search(lines) is not None
         lengths = _CONTENT_LENGTH.findall(lines)
         self.content_length = int(lengths[0]) if lengths else 0
         # Whether another request may follow this one, as far as it can be told without the parser.
         self.may_be_followed = (
-            b" HTTP/1.1\r\n" in lines
+            is_1_1
+            and not lines.startswith(b"HEAD ")  # whose refusal has a body
             and not _CLOSES.search(lines)
             and not _DOUBTFUL.search(lines)
             and len(_ANY_LENGTH.findall(lines)) == len(lengths) < 2
@@ -85,3 +90,11 @@ def _ends_chunks(tail: bytearray) -> bool:
         if b":" not in line:
             return False
     return False
+
+
+def _path_of(target: bytes) -> bytes:
+    """The path that gunicorn finds in a request's target, in whatever form it is given."""
+    path = unquote_to_bytes(
+        (_ORIGIN.sub(b"", target, count=1) if not target.startswith(b"/") else target).partition(b"?")[0]
+    )
+    return b"/" + path.lstrip(b"/")

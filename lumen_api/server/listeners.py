@@ -62,6 +62,16 @@ def choose(arbiter: Arbiter, worker: Any) -> None:
         worker.sockets = [min(arbiter.LISTENERS, key=lambda listener: taken[listener.fileno()])]
 
 
+def release(arbiter: Arbiter, worker: Any) -> None:
+    """Close the socket of a worker that nobody follows: the kernel would still share connections out to it. gunicorn's
+    hook `child_exit`."""
+    (own,) = worker.sockets
+    used = any(own in other.sockets for other in arbiter.WORKERS.values())
+    if own in arbiter.LISTENERS and not used and len(arbiter.WORKERS) >= arbiter.num_workers:
+        arbiter.LISTENERS.remove(own)
+        own.close()
+
+
 def close_others(arbiter: Arbiter, worker: Any) -> None:
     """Nobody listens on a socket once its own workers and the master have ended. gunicorn's hook `post_fork`."""
     for listener in arbiter.LISTENERS:

@@ -12,10 +12,10 @@ All of it happens in the main thread, which never blocks; nothing here needs a l
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from selectors import EVENT_READ
 from time import monotonic
 from typing import Any, ClassVar
@@ -24,23 +24,23 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from lumen_api.errors import ApiError, Busy
 from lumen_api.server import framing
-from lumen_api.server.connection import Connection, Lane, Size
+from lumen_api.server.connection import Connection, Lane, LargeBodies, Size
 from lumen_api.server.refusals import HeadersTooLarge, Refusals, RequestTimeout
 
 # Seconds.
 REQUEST_TIMEOUT = 10.0  # for a request to come, from its first byte on; on a new connection from its beginning
 WAIT_FOR_THREAD = 1.0
+SWEEP = 0.5  # between two looks at what has waited for too long
 LINGER = 2.0  # for a client to close after us (RFC 9112, section 9.6)
 STOP_KEEPALIVE = 2.0  # for a request that is on its way while we stop
 
 # Bytes.
 MINIMUM_RATE = 16 * 1024  # each second gained by as much: long bodies may take longer
 MAX_HEAD = 64 * 1024
-SMALL_BODY = 64 * 1024  # what each connection may send
 UNREAD = 64 * 1024  # of answers that a client may leave unread and still ask for more
-LARGE_BODIES = 64 * 1024 * 1024  # what all connections of a worker may hold above that, together
 
 ACCEPT_AT_ONCE = 64
+SPARE = 50  # connections that are left when idle ones are closed for new ones
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -56,8 +56,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.waiting: set[Connection] = set()  # registered with the poller; each has its `timeout`
         self.handed: set[Connection] = set()  # to a thread, that has taken them or will
-        self.large_bodies = 0
-        self._next_sweep = 0.0
+        self._large_bodies = LargeBodies()
+        self._next_sweep = self._accept_again = 0.0
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         # In the worker's own process: threads do not survive a fork.
@@ -79,11 +79,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _accept_one(self, listener: Any) -> bool:
         try:
             sock, client = listener.accept()
-        except OSError:  # gone again, taken by another worker, or no descriptor is left for it
+        except OSError as error:  # gone again, or taken by another worker
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._accept_again = monotonic() + SWEEP
+                self.set_accept_enabled(False)
             return False
+        if self.nr_conns > self.worker_connections - SPARE:
+            self._make_room()
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, client, listener.getsockname(), self._lane)
-        conn.timeout = monotonic() + REQUEST_TIMEOUT
+        conn.since = monotonic()
+        conn.timeout = conn.since + REQUEST_TIMEOUT
         self.waiting.add(conn)
         self._receive(conn)  # under load it is there already
         if conn in self.waiting:
@@ -91,7 +97,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return True
 
     def _wait(self, conn: Connection, seconds: float) -> None:
-        conn.timeout = monotonic() + seconds
+        conn.since = monotonic()
+        conn.timeout = conn.since + seconds
         self.waiting.add(conn)
         self._register(conn)
 
@@ -99,10 +106,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not conn.registered:
             conn.registered = True
             conn.sock.setblocking(False)
-            self.poller.register(conn.sock, EVENT_READ, partial(self._readable, conn))
-
-    def _readable(self, conn: Connection, _: Any) -> None:
-        self._receive(conn)
+            self.poller.register(conn.sock, EVENT_READ, lambda _: self._receive(conn))
 
     def _forget(self, conn: Connection) -> None:
         self.waiting.discard(conn)
@@ -112,7 +116,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _drop(self, conn: Connection) -> None:
         self._forget(conn)
-        self._discharge(conn)
+        self._large_bodies.release(conn)
         self.nr_conns -= 1
         conn.close()
 
@@ -127,12 +131,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         else:
             self._wait(conn, LINGER)
 
+    def _make_room(self) -> None:
+        """Close the connection that has been idle for longest, or a thousand of them would keep everybody out."""
+        if idle := [conn for conn in self.waiting if not conn.received]:
+            self._drop(min(idle, key=lambda conn: conn.since))
+
     def murder_keepalived(self, force: bool = False) -> None:
         """gunicorn calls it in each turn of its loop: end what has waited for too long."""
         now = monotonic()
         if now < self._next_sweep and not force:
             return
-        self._next_sweep = now + 0.5
+        self._next_sweep = now + SWEEP
         self.refusals.log()
         for conn in [conn for conn in self.waiting if force or conn.timeout <= now]:
             if conn.received and not force:
@@ -156,8 +165,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if conn.ended or not (data or conn.received):
             if not data:
                 self._drop(conn)
+        elif not data and conn.unread > UNREAD:
+            self._drop(conn)
         elif not data:
-            self._hand_over(conn)  # a part is all that comes: gunicorn says what is wrong with it
+            self._admit(conn)  # a part is all that comes: gunicorn says what is wrong with it
         else:
             self._receive_part(conn, data)
 
@@ -171,6 +182,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _look(self, conn: Connection, *, searched: int = 0) -> None:
         """Hand the request over if it is there in full, or if it need not be."""
         if conn.unread > UNREAD:
+            if len(conn.received) > MAX_HEAD:
+                self._drop(conn)
             return  # until the next sweep
         head = conn.head
         if head is None:
@@ -181,7 +194,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.lane = next((lane for path, lane in self._lanes.items() if head.path.startswith(path)), self._lane)
         if head.is_whole(conn.received) or head.is_too_large(conn.received, conn.lane.size.largest_body):
             self._admit(conn)
-        elif not self._charge(conn):
+        elif not self._large_bodies.hold(conn):
             self._refuse(conn, Busy(), close=True)
         elif head.expects_continue:
             head.expects_continue = False
@@ -191,7 +204,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if len(conn.received) > MAX_HEAD:
             self._refuse(conn, HeadersTooLarge(), close=True)
         elif framing.is_no_http(conn.received):
-            self._hand_over(conn)
+            self._admit(conn)
 
     def _admit(self, conn: Connection) -> None:
         if conn.lane.under_way < conn.lane.size.requests:
@@ -217,8 +230,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Back in the main thread: wait for the next request, or end the connection."""
         conn.lane.under_way -= 1
+        conn.lane = self._lane
         self.handed.discard(conn)
-        self._discharge(conn)
+        self._large_bodies.release(conn)
         if future.cancelled():
             # All threads wait, as for a database that hangs, and this client soon gives up.
             self._refuse(conn, Busy(), close=True)
@@ -241,7 +255,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         read = head is not None and head.is_all_of(conn.received)
         close = close or not self.alive or not read or (head is not None and not head.may_be_followed)
         conn.received.clear()
-        self._discharge(conn)
+        self._large_bodies.release(conn)
         sent = self._send(conn, self.refusals.answer(error, head, close=close))
         if sent and not close:
             self._wait(conn, self.cfg.keepalive)
@@ -256,23 +270,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             return False
 
-    # --- Memory. ---
-
-    def _charge(self, conn: Connection) -> bool:
-        more = max(0, len(conn.received) - SMALL_BODY) - conn.large
-        if self.large_bodies + more > LARGE_BODIES:
-            return False
-        self.large_bodies += more
-        conn.large += more
-        return True
-
-    def _discharge(self, conn: Connection) -> None:
-        self.large_bodies -= conn.large
-        conn.large = 0
-
     # --- Stopping. ---
 
     def set_accept_enabled(self, enabled: bool) -> None:
+        if enabled and monotonic() < self._accept_again:
+            return  # no descriptor was left
         super().set_accept_enabled(enabled)
         if not enabled and (not self.alive or self.ppid != os.getppid()):
             self._accept_the_last()
@@ -280,8 +282,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _accept_the_last(self) -> None:
         """Take who has connected already, and let the kernel refuse everybody else."""
         for listener in self.sockets:
-            while self._accept_one(listener):
-                pass
+            for _ in range(self.cfg.backlog):
+                if not self._accept_one(listener):
+                    break
             listener.close()
         for conn in self.waiting:
             if not conn.received:
