@@ -164,7 +164,7 @@ def test_whatever_a_caller_writes_in_front_of_the_proxies_he_is_who_they_say(
     hops: int, written: list[str], forged: list[str]
 ) -> None:
     app = Flask("fuzz")
-    limits = RateLimits(app, {}, storage_url=None, key=b"", proxy_hops=hops)
+    limits = RateLimits({}, storage_url=None, key=b"", proxy_hops=hops)
     header = ", ".join([*forged, *written[-hops:]])
 
     with app.test_request_context(headers={"X-Forwarded-For": header}):
