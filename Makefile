@@ -5,10 +5,10 @@ INSTALLED := .venv/installed
 BROWSER := .venv/browser-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full faults bench-llm screenshots programs lint audit fuzz lock docs clean
+.PHONY: help run test test-full faults bench bench-growth bench-llm screenshots programs lint audit fuzz lock docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 run: $(INSTALLED) ## serve on http://localhost:8080 (PORT=9000 make run: another port) with a PostgreSQL of its own
 	@APP_ENV=development exec $(BIN)/flask run
@@ -22,13 +22,19 @@ test-full: programs $(BROWSER) test ## all tests, also those that need programs 
 faults: $(INSTALLED) ## break PostgreSQL, Valkey, mail and workers under load, and measure (8 minutes on a quiet machine)
 	$(BIN)/pytest -m faults --numprocesses=0
 
+bench: $(INSTALLED) ## measure the service against its own limit (5 minutes on a quiet machine; needs wrk)
+	$(BIN)/python -m bench
+
+bench-growth: $(INSTALLED) ## measure with 1,000,000 users and 10,000,000 sessions (8 minutes on a quiet machine; needs 7 GB)
+	$(BIN)/python -m bench.growth
+
 bench-llm: $(INSTALLED) ## measure the model proxy (4 minutes on a quiet machine)
 	$(BIN)/python -m bench.llm
 
 screenshots: $(BROWSER) ## the pictures in docs/images, from a real browser (needs chromium)
 	$(BIN)/python -m scripts.screenshots
 
-PROGRAMS := chromium curl git nginx pgbouncer
+PROGRAMS := chromium curl git nginx pgbouncer wrk
 
 programs:
 	@PATH="$$PATH:/usr/sbin"; for program in $(PROGRAMS); do \
