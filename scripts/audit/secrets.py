@@ -98,7 +98,8 @@ def _secrets(sources: list[Source]) -> Iterator[tuple[str, str, str]]:
 
 
 def _plugins() -> list[str]:
-    return [plugin.__name__ for plugin in get_mapping_from_secret_type_to_class().values()]
+    plugins: dict[str, type] = get_mapping_from_secret_type_to_class()
+    return [plugin.__name__ for plugin in plugins.values()]
 
 
 def _git(root: Path, *arguments: str, stdin: bytes = b"") -> bytes:
