@@ -127,10 +127,10 @@ def test_what_redis_says_goes_no_further(it: Production, canaries: Canaries) -> 
 
     for fault in (refusing, hanging, gone, quoting):
         eventually(counts)
-        before = errors_of(it, "flask-limiter")
+        before = errors_of(it, "lumen_api.rate_limits")
         with fault(valkey, canaries):
             ask()
-            assert errors_of(it, "flask-limiter") > before
+            assert errors_of(it, "lumen_api.rate_limits") > before
     eventually(counts)
 
     assert it.leaks(canaries) == ""

@@ -46,7 +46,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """See the module's docstring. gunicorn's names: `poller`, `nr_conns`, `accept`, `enqueue_req`, ..."""
+    """See the module's docstring. gunicorn's names: `poller`, `nr_conns`, `accept`, `murder_keepalived`, ..."""
 
     # gunicorn.conf.py sets them: the lane of all requests, and those of paths that begin like this.
     size: ClassVar[Size]
@@ -80,7 +80,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             sock, client = listener.accept()
         except OSError as error:  # gone again, or taken by another worker
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if self.alive and error.errno in (errno.EMFILE, errno.ENFILE):
                 self._accept_again = monotonic() + SWEEP
                 self.set_accept_enabled(False)
             return False
@@ -106,7 +106,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not conn.registered:
             conn.registered = True
             conn.sock.setblocking(False)
-            self.poller.register(conn.sock, EVENT_READ, lambda _: self._receive(conn))
+            self.poller.register(conn.sock, EVENT_READ, lambda _: self._readable(conn))
+
+    def _readable(self, conn: Connection) -> None:
+        if conn in self.waiting:  # and has not been dropped for another of the same turn
+            self._receive(conn)
 
     def _forget(self, conn: Connection) -> None:
         self.waiting.discard(conn)
