@@ -121,9 +121,7 @@ def resident(service: Service) -> int:
     return int(kilobytes)
 
 
-def test_at_four_times_the_capacity_most_of_it_is_answered_as_before(
-    seen: Overload, record_property: Record
-) -> None:
+def test_at_four_times_the_capacity_most_of_it_is_answered_as_before(seen: Overload, record_property: Record) -> None:
     good = seen.overload.per_second("users")
     offered = seen.users.arrivals / seen.overload.arriving
     record_property("capacity", f"{seen.capacity:.0f}/s before, {seen.afterwards:.0f}/s after")
