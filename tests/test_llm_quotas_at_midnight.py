@@ -23,8 +23,8 @@ from tests.support.llm_clock import Clock, clock
 from tests.support.llm_ledger import reservation
 from tests.support.mailbox import Mailbox
 
-BEFORE, AFTER = "2026-11-23T23:59:59Z", "2026-11-24T00:00:00Z"
-MONDAY, TUESDAY = "2026-11-23", "2026-11-24"
+BEFORE, AFTER = "2099-11-23T23:59:59Z", "2099-11-24T00:00:00Z"
+MONDAY, TUESDAY = "2099-11-23", "2099-11-24"
 ONE = reservation(stream=True)
 
 MakeCaller = Callable[..., FlaskClient]
@@ -83,7 +83,7 @@ def test_a_call_that_begins_before_midnight_is_charged_to_the_day_that_ends(
         assert (usage(caller), resets_at(caller)) == ((0, ONE), AFTER)
 
         time.set(AFTER)
-        assert (usage(caller), resets_at(caller)) == ((0, 0), "2026-11-25T00:00:00Z")
+        assert (usage(caller), resets_at(caller)) == ((0, 0), "2099-11-25T00:00:00Z")
         assert b"message_stop" in answer.data
 
     assert usage(caller) == (0, 0)
@@ -147,9 +147,9 @@ def test_a_reservation_whose_worker_died_before_midnight_stays_charged_to_that_d
     eventually(service.serves)
 
     assert usage_of(service, cookie) == (0, ONE)
-    time.set("2026-11-24T00:10:58Z")
+    time.set("2099-11-24T00:10:58Z")
     assert usage_of(service, cookie) == (0, 0)
-    time.set("2026-11-24T02:00:00Z")
+    time.set("2099-11-24T02:00:00Z")
     assert app.test_cli_runner().invoke(args=["purge"]).exit_code == 0
     assert_charged(database, {MONDAY: ONE})
     time.set(BEFORE)
@@ -161,7 +161,7 @@ def test_a_call_that_ends_long_after_its_reservation_was_purged_changes_nothing(
 ) -> None:
     caller = make_caller()
     with closing(ask(caller, stream=True)) as answer:
-        time.set("2026-11-24T23:59:59Z")
+        time.set("2099-11-24T23:59:59Z")
         assert caller.application.test_cli_runner().invoke(args=["purge"]).exit_code == 0
         assert answer.data
 

@@ -134,10 +134,11 @@ def test_of_many_verifies_of_several_links_of_one_address_one_signs_in(
 
 
 def test_links_of_many_addresses_all_sign_in_at_once(app: Flask, service: Service, database: str) -> None:
-    tokens = [new_link(app, f"ada{number}@example.com") for number in range(CALLERS)]
+    callers = 30  # as many as one worker takes
+    tokens = [new_link(app, f"ada{number}@example.com") for number in range(callers)]
 
-    assert Counter(at_once([verify(service, token) for token in tokens])) == {200: CALLERS}
-    assert rows(database) == {"links": 0, "users": CALLERS, "sign-ins": CALLERS}
+    assert Counter(at_once([verify(service, token) for token in tokens])) == {200: callers}
+    assert rows(database) == {"links": 0, "users": callers, "sign-ins": callers}
 
 
 def test_a_link_asked_for_during_a_sign_in_signs_in_the_same_user(app: Flask, service: Service, database: str) -> None:
