@@ -18,6 +18,7 @@ from tests.support.raw_http import RawAnswer, answers_in, request
 from tests.support.service import Service
 
 CALLERS = 8
+WORKERS = 2
 HEALTH = request("GET", "/v1/health")
 
 
@@ -80,11 +81,14 @@ def test_no_request_is_lost_when_the_service_reloads(serve: ServiceFactory) -> N
 
 
 def test_a_service_that_stops_answers_who_is_connected_and_refuses_everybody_else(serve: ServiceFactory) -> None:
-    service = serve(workers=2)
+    service = serve(workers=WORKERS)
 
     outcomes = under_load(service, lambda: _ended(service))
 
-    assert set(outcomes) <= {"answered", "refused"}
+    # A connection that is made in the instant between a worker's last look and its closing of the socket is reset:
+    # docs/reliability.md.
+    assert set(outcomes) <= {"answered", "refused", "ConnectionResetError"}
+    assert outcomes.count("ConnectionResetError") <= 2 * WORKERS
     assert "answered" in outcomes
 
 
