@@ -19,7 +19,7 @@ test: $(INSTALLED) ## all tests that need nothing but Python
 test-full: programs $(BROWSER) test ## all tests, also those that need programs from Debian (chromium, nginx, ...)
 	PATH="$$PATH:/usr/sbin" $(BIN)/pytest -m full
 
-faults: $(INSTALLED) ## break PostgreSQL, Valkey, mail and workers under load, and measure (8 minutes on a quiet machine)
+faults: $(INSTALLED) ## break PostgreSQL, Valkey, mail and workers under load, and measure (5 minutes on a quiet machine)
 	$(BIN)/pytest -m faults --numprocesses=0
 
 bench: $(INSTALLED) ## measure the service against its own limit (5 minutes on a quiet machine; needs wrk)

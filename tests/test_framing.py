@@ -55,7 +55,7 @@ def test_chunks_are_whole_when_another_parser_says_so(body: bytes, size: int) ->
         parser.feed_data(bytes([byte]))
 
     assert ends == [len(data)]
-    assert arrived(data)
+    assert first_whole(data) == len(data)
 
 
 def test_trailers_belong_to_the_request() -> None:
@@ -65,9 +65,14 @@ def test_trailers_belong_to_the_request() -> None:
 
 
 def test_a_body_that_only_looks_like_the_last_chunk_does_not_end_its_request() -> None:
-    data = request("POST", "/v1/x", "Transfer-Encoding: chunked") + b"14\r\n{}\r\nno trailer\r\n\r\n"
+    data = request("POST", "/v1/x", "Transfer-Encoding: chunked") + chunked(b"0\r\n\r\n" * 3, 15)
 
-    assert not arrived(data)
+    assert first_whole(data) == len(data)
+
+
+@pytest.mark.parametrize("chunk", [b"x\r\n", b"-1\r\n", b"\r\n", b"0x2\r\n", b"2;" + b"a" * 5000], ids=ascii)
+def test_what_is_no_chunk_is_not_waited_for(chunk: bytes) -> None:
+    assert arrived(request("POST", "/v1/x", "Transfer-Encoding: chunked") + chunk)
 
 
 @pytest.mark.parametrize("spelling", ["content-length:3", "CONTENT-LENGTH: \t3 \t", "Content-Length: 003"])

@@ -12,8 +12,8 @@ from urllib.parse import unquote_to_bytes
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,4000})[ \t]*\r\n", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTS_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
-_LAST_CHUNK = re.compile(rb"0+[ \t]*(?:;.*)?", re.DOTALL)
-_TRAILERS_AT_MOST = 4096
+_CHUNK = re.compile(rb"([0-9a-f]{1,16})[ \t]*(?:;[^\r\n]{0,4096})?\r\n", re.IGNORECASE)
+_LONGEST_CHUNK_LINE = 4200
 # Of these the parser refuses most. A refusal is given without the parser, so it ends the connection: what follows could
 # be taken for another request (RFC 9112, section 11.2).
 _DOUBTFUL = re.compile(rb"transfer-encoding|\r\n[ \t]", re.IGNORECASE)
@@ -39,6 +39,7 @@ class Head:
         is_1_1 = b" HTTP/1.1\r\n" in lines
         self.expects_continue = is_1_1 and _EXPECTS_CONTINUE.search(lines) is not None
         self._chunked = _TRANSFER_ENCODING.search(lines) is not None
+        self._chunk = size  # where the first chunk begins that is not known to be there
         lengths = _CONTENT_LENGTH.findall(lines)
         self.content_length = int(lengths[0]) if lengths else 0
         # Whether another request may follow this one, as far as it can be told without the parser.
@@ -53,8 +54,20 @@ class Head:
     def is_whole(self, received: bytearray) -> bool:
         """Whether the body is in `received` as well."""
         if self._chunked:
-            return _ends_chunks(received[max(self.size, len(received) - _TRAILERS_AT_MOST) :])
+            return self._chunks_are_whole(received)
         return len(received) >= self.size + self.content_length
+
+    def _chunks_are_whole(self, received: bytearray) -> bool:
+        """Goes on where it stopped the last time. Malformed chunks are whole: the parser refuses them."""
+        while line := _CHUNK.match(received, self._chunk):
+            size = int(line[1], 16)
+            if size == 0:
+                # An empty line ends the trailers, or takes their place.
+                return received.find(b"\r\n\r\n", line.end() - 2) >= 0
+            if len(received) < line.end() + size + 2:
+                return False
+            self._chunk = line.end() + size + 2
+        return received.find(b"\r\n", self._chunk) >= 0 or len(received) > self._chunk + _LONGEST_CHUNK_LINE
 
     def is_too_large(self, received: bytearray, largest: int) -> bool:
         """Whether the body is larger than `largest`, by its announcement or by what has come of it."""
@@ -76,25 +89,8 @@ def is_no_http(received: bytearray) -> bool:
     return len(received) >= _BEGINNING_AT_MOST and _BEGINNING.match(received) is None
 
 
-def _ends_chunks(tail: bytearray) -> bool:
-    """Whether a chunked body ends like this: with the last chunk, trailers and an empty line.
-
-    A chunk's own bytes may look the same, in the moment in which no more of it has come. Then the request is refused as
-    one that breaks off; clients send large chunks, whose last bytes do not end in an empty line.
-    """
-    if not tail.endswith(b"\r\n\r\n"):
-        return False
-    for line in reversed(tail[:-4].split(b"\r\n")):
-        if _LAST_CHUNK.fullmatch(line):
-            return True
-        if b":" not in line:
-            return False
-    return False
-
-
 def _path_of(target: bytes) -> bytes:
     """The path that gunicorn finds in a request's target, in whatever form it is given."""
-    path = unquote_to_bytes(
-        (_ORIGIN.sub(b"", target, count=1) if not target.startswith(b"/") else target).partition(b"?")[0]
-    )
-    return b"/" + path.lstrip(b"/")
+    if not target.startswith(b"/"):
+        target = _ORIGIN.sub(b"", target, count=1)
+    return b"/" + unquote_to_bytes(target.partition(b"?")[0]).lstrip(b"/")

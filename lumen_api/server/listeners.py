@@ -21,7 +21,7 @@ from gunicorn.arbiter import Arbiter
 # Connections have these from their listener. Seconds that a thread waits for a client to read, without progress.
 _SEND = 10
 # Bytes of answers that wait in the kernel for a client, and in no thread. It doubles them, and has a limit of its own
-# (Linux: net.core.wmem_max), which by default leaves room for three of the largest answers but exports.
+# (Linux: net.core.wmem_max), which by default leaves room for two of the largest answers but exports.
 _UNREAD = 512 * 1024
 
 # Elsewhere SO_REUSEPORT does not share connections out; there all workers listen on gunicorn's one socket.
