@@ -32,12 +32,20 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Candidate(Service):
-    """One that is not held to what it prints: an older version has another log."""
+    """One that is measured, and not held to what it prints: an older version, or an overload, has another log."""
 
     def __exit__(self, *_: object) -> None:
-        assert self.process
-        self.process.terminate()
-        self.process.wait(30)
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop it."""
+        if self.process:
+            self.process.terminate()
+            self.process.wait(40)
+
+    def cpu(self) -> float:
+        """Seconds of CPU time that the workers have used."""
+        return sum(cpu_seconds(pid) for pid in self.workers())
 
 
 @dataclass

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from psycopg2.extras import execute_values
 
-from bench.compare import TICKS, cpu_seconds
+from bench.compare import TICKS, Candidate, cpu_seconds
 from bench.floor.app import REDIS_COMMANDS
 from config import Config
 from lumen_api import migrations
@@ -24,7 +24,6 @@ from lumen_api.auth import Token, TokenSigner
 from lumen_api.dev import embedded_postgres
 from tests.support import ROOT, databases, eventually, free_port
 from tests.support.programs import listens
-from tests.support.service import Service
 from tests.support.valkey import Valkey
 
 WORKERS = 2
@@ -43,7 +42,7 @@ APPLICATIONS = {
 }
 
 
-class Variant(Service):
+class Variant(Candidate):
     """One application under our gunicorn.conf.py. Its log is written, but not read."""
 
     def __init__(self, name: str, env: dict[str, str], folder: Path) -> None:
@@ -58,16 +57,6 @@ class Variant(Service):
         eventually(self.serves, within=30)
         eventually(lambda: len(self.workers()) == WORKERS)
         return self
-
-    def leave(self) -> None:
-        """Stop it."""
-        if self.process:
-            self.process.terminate()
-            self.process.wait(40)
-
-    def cpu(self) -> float:
-        """Seconds of CPU time that the workers have used."""
-        return sum(cpu_seconds(pid) for pid in self.workers())
 
     def memory(self) -> list[float]:
         """MB that each worker holds (RSS)."""

@@ -12,7 +12,7 @@ from tests.support import eventually
 from tests.support.contract import JSON_ROUTES, MAX_BODY
 from tests.support.mailbox import Mailbox
 from tests.support.raw_http import RawAnswer, chunked, request, talk
-from tests.support.service import Service
+from tests.support.service import Service, unharmed
 
 LINK = "/v1/auth/request-link"
 JSON = "Content-Type: application/json"
@@ -23,12 +23,8 @@ GOOD = json.dumps(JSON_ROUTES[LINK]).encode()
 @pytest.fixture
 def service(serve: ServiceFactory) -> Iterator[Service]:
     """One worker, which must be the same and well when the test is over."""
-    started = serve(workers=1)
-    workers = started.workers()
-    yield started
-    assert started.call("GET", "/v1/health/ready").status == 200
-    assert started.workers() == workers
-    assert '"event":"unhandled_error"' not in started.log.read_text()
+    with unharmed(serve(workers=1)) as started:
+        yield started
 
 
 def one(answers: list[RawAnswer]) -> RawAnswer:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from psycopg2.extras import execute_values
 
-from bench.compare import cpu_seconds
+from bench.compare import Candidate
 from lumen_api import migrations
 from lumen_api.auth import TokenSigner
 from lumen_api.dev import embedded_postgres
 from tests.support import databases, eventually
-from tests.support.service import Service
 from tests.support.valkey import Valkey
 
 PATH = "/v1/llm/messages"
@@ -84,7 +83,7 @@ class Deployment:
             service.leave()
 
 
-class Proxy(Service):
+class Proxy(Candidate):
     """gunicorn, and what its workers use."""
 
     def start(self) -> Proxy:
@@ -94,16 +93,6 @@ class Proxy(Service):
         for _ in range(50):
             self.call("GET", "/v1/health")
         return self
-
-    def leave(self) -> None:
-        """Stop it. Its log is not read: a run under overload may end in any way."""
-        if self.process:
-            self.process.terminate()
-            self.process.wait(40)
-
-    def cpu(self) -> float:
-        """Seconds of CPU time that the workers have used."""
-        return sum(cpu_seconds(pid) for pid in self.workers())
 
     def memory(self) -> float:
         """MB that the workers hold: PSS, which counts a page that two share as half a page of each."""

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ class Service:
             return self.call("GET", "/v1/health", timeout=2).status == 200
         except (OSError, HTTPException):
             return False
+
+
+@contextmanager
+def unharmed(service: Service) -> Iterator[Service]:
+    """Its workers must be the same, and well, at the end of the block."""
+    workers = service.workers()
+    yield service
+    assert service.call("GET", "/v1/health/ready").status == 200
+    assert service.workers() == workers
+    assert '"event":"unhandled_error"' not in service.log.read_text()
 
 
 class Answer:
