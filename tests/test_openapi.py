@@ -96,9 +96,9 @@ def test_every_example_of_a_request_is_accepted(operation: Operation, client: Fl
 
     for name, body in given.items():
         sign_in(client, mailbox)
-        answer = client.open(operation.path, method=operation.method, json=body)
-        # Nobody is given a link that works.
-        assert answer.status_code == (401 if operation.id == "verify" else 200), (name, answer.text)
+        with client.open(operation.path, method=operation.method, json=body) as answer:
+            # Nobody is given a link that works.
+            assert answer.status_code == (401 if operation.id == "verify" else 200), (name, answer.text)
 
 
 def test_every_link_names_an_operation_and_what_it_takes() -> None:
