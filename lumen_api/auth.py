@@ -68,8 +68,8 @@ class TokenSigner:
 
 
 def _signer(secret: str, purpose: str) -> itsdangerous.Signer:
-    # The purpose is in the key: a cookie is no link, and a link is no cookie.
-    return itsdangerous.Signer(secret, salt=f"lumen {purpose}", key_derivation="hmac", digest_method=hashlib.sha256)
+    # The purpose is in the key: a cookie is no link, and a link is no cookie. The key is derived here, once.
+    return itsdangerous.Signer(derive_key(secret, purpose), key_derivation="none", digest_method=hashlib.sha256)
 
 
 def derive_key(secret: str, use: str) -> bytes:

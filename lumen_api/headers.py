@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, Response, current_app
 
 # OWASP, "REST Security Cheat Sheet". Answers are data: nothing in them may be run, framed or guessed at.
 _ALWAYS = {
@@ -19,6 +19,12 @@ _HTTPS_ONLY = {"Strict-Transport-Security": "max-age=63072000; includeSubDomains
 def init_app(app: Flask, *, https: bool) -> None:
     """`https`: browsers shall never again call by plain http."""
     app.extensions["lumen.headers"] = _ALWAYS | (_HTTPS_ONLY if https else {})
+
+
+def complete(response: Response) -> None:
+    """Say in `response` what it has not said otherwise."""
+    said = {name.lower() for name in response.headers.keys()}  # noqa: SIM118 - of a list of pairs
+    response.headers.extend({name: value for name, value in of(current_app).items() if name.lower() not in said})
 
 
 def of(app: Flask) -> dict[str, str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from random import getrandbits
 from time import perf_counter
-from uuid import uuid4
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, g, request
 
 from lumen_api import headers
 from lumen_api.errors import ApiError
@@ -34,7 +34,7 @@ def init_app(app: Flask) -> None:
 def open_request() -> None:
     """Name the request and start its clock. An unknown address or method ends here, before any other check."""
     given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
     g.started = perf_counter()
     if request.routing_exception is not None:
         raise request.routing_exception
@@ -43,8 +43,7 @@ def open_request() -> None:
 def close_request(response: Response) -> Response:
     """Put on what every answer carries, and report the request when its answer has ended."""
     response.headers["X-Request-Id"] = g.request_id
-    for name, value in headers.of(current_app).items():
-        response.headers.setdefault(name, value)
+    headers.complete(response)
     report = _report(response.status_code)
     if response.is_streamed:
         response.direct_passthrough = False  # or the server closes a file and not the response

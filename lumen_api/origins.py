@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from flask import Flask, request
-from flask_cors import CORS
+from flask import Flask, Response, request
+from flask_cors.core import get_cors_options, set_cors_headers
 
 from lumen_api.errors import OriginNotAllowed
 
@@ -19,19 +19,25 @@ _OWN_PAGES = frozenset({"same-origin", "none"})  # W3C Fetch Metadata; "none": t
 
 def init_app(app: Flask, allowed: frozenset[str]) -> None:
     """Let pages of the `allowed` origins call `app`, with credentials, and refuse state changes to all others."""
-    CORS(
+    # Once, and not with CORS(app), which looks for a rule for the path of every request.
+    options = get_cors_options(
         app,
-        # Patterns, because Flask-CORS guesses from a string's characters whether it is one ("[" in an IPv6 address),
-        # and adds `Vary: Origin` only if there is more than one origin or a pattern.
-        origins=[re.compile(re.escape(origin) + r"\Z") for origin in sorted(allowed)],
-        supports_credentials=True,
-        methods=["GET", "POST", "DELETE"],
-        allow_headers=["Content-Type", "X-Request-Id", "traceparent"],
-        expose_headers=_EXPOSED,
-        max_age=600,
-        always_send=False,
-        intercept_exceptions=False,
+        {
+            # Patterns, because Flask-CORS guesses from a string's characters whether it is one ("[" in an IPv6
+            # address), and adds `Vary: Origin` only if there is more than one origin or a pattern.
+            "origins": [re.compile(re.escape(origin) + r"\Z") for origin in sorted(allowed)],
+            "supports_credentials": True,
+            "methods": ["GET", "POST", "DELETE"],
+            "allow_headers": ["Content-Type", "X-Request-Id", "traceparent"],
+            "expose_headers": _EXPOSED,
+            "max_age": 600,
+            "always_send": False,
+        },
     )
+
+    @app.after_request
+    def let_allowed_pages_read(response: Response) -> Response:
+        return set_cors_headers(response, options) if "Origin" in request.headers else response
 
     app.extensions["lumen.origins"] = allowed
 

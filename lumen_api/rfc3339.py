@@ -26,4 +26,4 @@ def parse(text: str) -> datetime:
 
 def format(moment: datetime) -> str:
     """`moment` in UTC with microseconds and `Z`, like 2026-01-31T08:30:00.000000Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -224,7 +224,7 @@ def test_each_worker_serves_and_counts_for_itself_when_redis_was_never_there(ser
         def call(_: int) -> int:
             return service.call("POST", "/v1/auth/verify", {"token": "nonsense"}).status
 
-        with ThreadPoolExecutor(16) as threads:
+        with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(call, range(64)))
 
     assert set(answers) == {401, 429}

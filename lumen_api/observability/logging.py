@@ -36,6 +36,7 @@ _LIBRARIES = tuple(sysconfig.get_path(name) + "/" for name in ("purelib", "platl
 # into one pipe.
 _FRAMES = 30
 _STACK = 3000
+_encode = json.JSONEncoder(separators=(",", ":"), default=lambda value: type(value).__name__).encode
 _ODD = re.compile(r"[^A-Za-z0-9_.<>:/-]")  # <frozen importlib._bootstrap> has a space
 
 
@@ -115,7 +116,7 @@ class JsonFormatter(logging.Formatter):
             **(_own(record) if record.name == _events.name else _foreign(record)),
             **_error(record),
         }
-        return json.dumps(line, separators=(",", ":"), default=lambda value: type(value).__name__)
+        return _encode(line)
 
 
 def _own(record: logging.LogRecord) -> dict[str, Any]:
