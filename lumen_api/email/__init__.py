@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -54,8 +55,11 @@ class Provider(Protocol):
 
     name: str
 
-    def send(self, mail: Mail) -> None:
-        """Return when the mail was accepted, raise RecipientRefused if it never will be, and anything else if not."""
+    def send(self, mail: Mail, at_end: ExitStack) -> None:
+        """Return when the mail was accepted, raise RecipientRefused if it never will be, and anything else if not.
+
+        What is put into `at_end` happens once nobody waits any more: it can end what still goes on.
+        """
 
 
 class Mailer:
@@ -85,8 +89,9 @@ class Mailer:
     def _hand_over(self, mail: Mail, *, give_up: float) -> None:
         if not self._slots.acquire(timeout=max(0, min(WAIT_FOR_TURN, give_up - monotonic()))):
             raise EmailUnavailable
+        at_end = ExitStack()
         try:
-            future = self._executor.submit(self._provider.send, mail)
+            future = self._executor.submit(self._provider.send, mail, at_end)
         except RuntimeError as error:  # no thread can be started
             self._slots.release()
             raise EmailUnavailable from error
@@ -99,6 +104,8 @@ class Mailer:
         except Exception as error:
             # Whatever a provider or the network came up with: the mail has not gone.
             raise EmailUnavailable from error
+        finally:
+            at_end.close()
 
 
 def init_app(app: Flask, mailer: Mailer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import urllib3
 
 from lumen_api.email import TIMEOUT, Mail, RecipientRefused
@@ -28,7 +30,7 @@ class Resend:
             retries=False,  # nor redirects: the key is for one host
         )
 
-    def send(self, mail: Mail) -> None:
+    def send(self, mail: Mail, _: ExitStack) -> None:
         """See Provider.send()."""
         body = {
             "from": self._sender,
