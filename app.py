@@ -6,7 +6,9 @@ production has not even the dependencies, and OpenTelemetry.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import click
 from flask import Flask
@@ -26,6 +28,14 @@ from lumen_api.llm.provider import Provider
 from lumen_api.observability import logging
 
 
+class Lumen(Flask):
+    """The application."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """See Flask, which looks before each call of a view or hook whether it is a coroutine: none is."""
+        return func
+
+
 class Json(DefaultJSONProvider):
     """The same bytes in every mode, in the order that the code gives them."""
 
@@ -43,7 +53,7 @@ def create_app(config: Config | None = None) -> Flask:
         config = _config()
         logging.take_over()
     logging.configure(config.log_level, env=config.app_env, readable=config.development)
-    app = Flask("lumen_api", static_folder=None)
+    app = Lumen("lumen_api", static_folder=None)
     app.json = Json(app)
     app.url_map.merge_slashes = False  # an address is right or it is unknown: no redirects
 

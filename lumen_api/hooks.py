@@ -12,6 +12,7 @@ from random import getrandbits
 from time import perf_counter
 
 from flask import Flask, Response, g, request
+from flask.globals import request_ctx
 
 from lumen_api import headers
 from lumen_api.errors import ApiError
@@ -55,9 +56,10 @@ def close_request(response: Response) -> Response:
 
 def _report(status: int) -> Callable[[], None]:
     """Describe the request in its span, and return what logs and measures it: a stream ends after its request."""
-    method = request.method if request.method in _METHODS else "_OTHER"
-    route = request.url_rule.rule if request.url_rule else None
-    state = g._get_current_object()  # a stream outlives its request's context, and may fail in it
+    # Not by their names, which look for the current one each time. A stream outlives its request's context.
+    asked, state = request_ctx.request, g._get_current_object()
+    method = asked.method if asked.method in _METHODS else "_OTHER"
+    route = asked.url_rule.rule if asked.url_rule else None
     error_class, _ = _names(state.get("error"))
     failure = error_class if status >= 500 else None
     tracing.describe(
@@ -68,7 +70,7 @@ def _report(status: int) -> Callable[[], None]:
             "error.type": failure,
         }
     )
-    started, scheme, ids = g.started, request.scheme, request_ids()
+    started, scheme, ids = state.started, asked.scheme, request_ids()
 
     def report() -> None:
         seconds = perf_counter() - started

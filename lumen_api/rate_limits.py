@@ -226,7 +226,7 @@ def init_app(app: Flask, rules: Mapping[str, str], *, storage_url: str | None, k
 def describe(response: Response) -> Response:
     """`response`, saying how the limit stands that its request was counted against last."""
     if "rate_limit" in g:
-        response.headers.update(g.rate_limit.headers())
+        response.headers.extend(g.rate_limit.headers())
     return response
 
 

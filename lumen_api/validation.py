@@ -16,6 +16,7 @@ from lumen_api.errors import ApiError, BadRequest, InvalidJson, PayloadTooLarge,
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_BYTES_OF_BLUEPRINT = {"llm": 2 * 1024 * 1024}  # whole conversations
+_OF_A_BODY = {"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"}  # as WSGI names them
 _EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRANSCRIPT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -66,17 +67,20 @@ def init_app(app: Flask) -> None:
     def refuse_large_bodies() -> None:
         # One more, because of a chunked body Werkzeug reads so many bytes and drops the rest in silence.
         request.max_content_length = _max_bytes() + 1
-        # A chunked body says its size only by ending, so it is read here, to the limit at most.
-        _body_bytes()
+        # A chunked body says its size only by ending, so it is read here, to the limit at most. Without both headers
+        # there is none (RFC 9112, section 6.3).
+        if not request.environ.keys().isdisjoint(_OF_A_BODY):
+            _body_bytes()
 
 
 def read_json() -> Body:
     """The request's body, a JSON object. Raises UnsupportedMediaType or InvalidJson."""
+    sent = _body_bytes()
     plain = request.headers.get("Content-Encoding", "identity") == "identity"
-    if _body_bytes() and not (plain and request.mimetype == "application/json"):
+    if sent and not (plain and request.mimetype == "application/json"):
         raise UnsupportedMediaType
     try:
-        body = json.loads(_body_bytes().decode("utf-8"), parse_constant=_refuse_constant)
+        body = json.loads(sent.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise InvalidJson from None
     if not isinstance(body, dict):
@@ -181,8 +185,16 @@ def _matching(body: Body, name: str, pattern: re.Pattern[str], missing: type[Api
     return value
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _string(value: object, otherwise: type[ApiError]) -> str:
     """`value` if it is text that PostgreSQL and UTF-8 can hold; JSON can spell NUL and unpaired surrogates."""
-    if not isinstance(value, str) or "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    if not isinstance(value, str) or "\x00" in value or not _is_utf8(value):
         raise otherwise
     return value

@@ -40,9 +40,16 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=lambda value: type(val
 _ODD = re.compile(r"[^A-Za-z0-9_.<>:/-]")  # <frozen importlib._bootstrap> has a space
 
 
-def log_event(event: str, level: int = logging.INFO, *, exc_info: BaseException | None = None, **fields: Any) -> None:
-    """Write one event of ours. `fields` go out as they are: times, counts, outcomes and names of our own only."""
-    _events.log(level, event, extra={"fields": fields}, exc_info=exc_info)
+def log_event(event: str, level: int = logging.INFO, *, exc_info: Any = None, **fields: Any) -> None:
+    """Write one event of ours. `fields` go out as they are: times, counts, outcomes and names of our own only.
+
+    `exc_info`: an exception, or a triple as in sys.exc_info().
+    """
+    if _events.isEnabledFor(level):
+        if isinstance(exc_info, BaseException):
+            exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+        # Not with log(), which looks for the line of code that calls it.
+        _events.handle(_events.makeRecord(_events.name, level, "", 0, event, (), exc_info, extra={"fields": fields}))
 
 
 def log_problems(problems: list[tuple[str, str]]) -> None:
@@ -120,7 +127,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def _own(record: logging.LogRecord) -> dict[str, Any]:
-    return {"event": record.msg, **request_ids(), **getattr(record, "fields", {})}
+    fields = getattr(record, "fields", {})
+    return {"event": record.msg, **({} if "request_id" in fields else request_ids()), **fields}
 
 
 def _foreign(record: logging.LogRecord) -> dict[str, Any]:
