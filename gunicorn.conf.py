@@ -79,8 +79,8 @@ def child_exit(arbiter, worker):
 def post_worker_init(worker):
     """Say how a worker stops. By Ctrl-C as by SIGTERM: gthread's own handler can deadlock with its thread pool."""
     # Python's threads hand its lock on after 5 ms, and under load the main thread waits for it for every new client: at
-    # four times the capacity with 5 ms 1 % of the refusals took 2.3 s, with 2 ms 0.5 s. With 0.5 ms they were no faster,
-    # and a mail took a sixth more of CPU time.
+    # four times the capacity 1 % of the refusals took 2.3 s, and with 2 ms 0.5 s. With 0.5 ms they were no faster, and
+    # a mail took a sixth more of CPU time.
     sys.setswitchinterval(0.002)
     worker.cfg.set("graceful_timeout", GRACE)  # the worker's own; the master keeps the longer one
     calls = worker.wsgi.extensions["lumen.model_calls"]

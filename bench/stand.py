@@ -22,7 +22,7 @@ from config import Config
 from lumen_api import migrations
 from lumen_api.auth import Token, TokenSigner
 from lumen_api.dev import embedded_postgres
-from tests.support import ROOT, databases, eventually, free_port
+from tests.support import ROOT, databases, eventually, free_port, processes
 from tests.support.programs import listens
 from tests.support.valkey import Valkey
 
@@ -45,9 +45,10 @@ APPLICATIONS = {
 class Variant(Candidate):
     """One application under our gunicorn.conf.py. Its log is written, but not read."""
 
-    def __init__(self, name: str, env: dict[str, str], folder: Path) -> None:
-        super().__init__(env, folder, workers=WORKERS)
+    def __init__(self, name: str, env: dict[str, str], folder: Path, *, workers: int = WORKERS) -> None:
+        super().__init__(env, folder, workers=workers)
         self.name = name
+        self._workers = workers
 
     def start(self) -> Variant:
         """Start it and wait until all workers serve."""
@@ -55,13 +56,12 @@ class Variant(Candidate):
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(command, cwd=self.project, env=self.env, stdout=file, stderr=file)
         eventually(self.serves, within=30)
-        eventually(lambda: len(self.workers()) == WORKERS)
+        eventually(lambda: len(self.workers()) == self._workers)
         return self
 
     def memory(self) -> list[float]:
         """MB that each worker holds (RSS)."""
-        statuses = (Path(f"/proc/{pid}/status").read_text() for pid in self.workers())
-        return [int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024 for status in statuses]
+        return [processes.resident(pid) / 2**20 for pid in self.workers()]
 
 
 @dataclass

@@ -13,11 +13,9 @@ as much to do for each, and at four times the capacity requests wait in the kern
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -38,7 +36,7 @@ ROUTE = "GET /v1/auth/session"
 LIMITLESS = "100000000/minute"
 FAST = {"kept": 0.5, "new": 2.5}  # seconds
 SHARE = {"kept": 0.8, "new": 0.6}  # of the capacity
-FLAT = 20_000  # kB
+FLAT = 20_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Overload:
     overload: Measured
     afterwards: float
     connections: str
-    kilobytes: tuple[int, int]
+    memory: tuple[int, int]  # bytes
 
     @property
     def settled(self) -> float:
@@ -105,20 +103,13 @@ def seen(served: tuple[Service, str], request: pytest.FixtureRequest) -> Overloa
         return open_loop.run(service.port, {"users": stream}, seconds=seconds).per_second("users")
 
     capacity(1)  # everything is loaded and connected
-    before, memory = capacity(4), resident(service)
+    before, memory = capacity(4), service.resident()
     streams = {
         "users": Stream(ROUTE, (cookie,), rate=TIMES * before, fresh=fresh),
         "health": Stream("GET /v1/health", rate=10, fresh=True),
     }
     overload = open_loop.run(service.port, streams, seconds=12)
-    return Overload(before, overload, capacity(4), "new" if fresh else "kept", (memory, resident(service)))
-
-
-def resident(service: Service) -> int:
-    """The worker's memory in kB."""
-    (worker,) = service.workers()
-    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())
-    return int(kilobytes)
+    return Overload(before, overload, capacity(4), "new" if fresh else "kept", (memory, service.resident()))
 
 
 def test_at_four_times_the_capacity_most_of_it_is_answered_as_before(seen: Overload, record_property: Record) -> None:
@@ -160,9 +151,9 @@ def test_health_is_answered_fast_at_four_times_the_capacity(seen: Overload, reco
 
 
 def test_memory_stays_flat_at_four_times_the_capacity(seen: Overload, record_property: Record) -> None:
-    before, after = seen.kilobytes
-    record_property("before", f"{before / 1000:.0f} MB")
-    record_property("after", f"{after / 1000:.0f} MB")
+    before, after = seen.memory
+    record_property("before", f"{before / 1e6:.0f} MB")
+    record_property("after", f"{after / 1e6:.0f} MB")
 
     assert after < before + FLAT
 

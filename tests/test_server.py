@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from threading import Event
 from time import monotonic
 
@@ -202,14 +200,7 @@ def test_who_leaves_answers_unread_and_asks_on_and_on_is_dropped(service: Servic
         with pytest.raises((ConnectionError, TimeoutError)):
             client.sendall(asked * 400)  # 30 MB
 
-    assert resident(service) < 150_000
-
-
-def resident(service: Service) -> int:
-    """The worker's memory in kB."""
-    (pid,) = service.workers()
-    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(kilobytes)
+    assert service.resident() < 150_000_000
 
 
 def test_a_thousand_idle_connections_keep_nobody_out(service: Service) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import ServiceFactory
 from tests.support.collector import Collector
 from tests.support.outages import silence
-from tests.support.service import Service
 
 SESSION = "/v1/auth/session"
 ALL = {"OTEL_TRACES_SAMPLER": "always_on"}
@@ -50,19 +48,13 @@ def test_long_headers_do_not_wait_in_memory_for_a_collector_that_is_away(serve: 
         service = serve(workers=1, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", LOG_LEVEL="ERROR")
         for _ in range(50):
             service.call("GET", SESSION)
-        before = resident(service)
+        before = service.resident()
         for _ in range(2000):
             service.call("GET", "/" + "p" * 3000, headers=headers)
-        grown = resident(service) - before
+        grown = service.resident() - before
         service.stop(signal.SIGINT)
 
     assert grown < 15_000_000  # 2,000 spans of 15 kB are 30 MB, and more as Python holds them
-
-
-def resident(service: Service) -> int:
-    """Bytes of memory that the one worker has."""
-    (worker,) = service.workers()
-    return int(Path(f"/proc/{worker}/statm").read_text().split()[1]) * 4096
 
 
 @pytest.mark.full  # for the 20 s that requests have at the end

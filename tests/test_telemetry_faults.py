@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from http.client import HTTPConnection
-from pathlib import Path
 from statistics import median
 from threading import Event
 from time import monotonic, perf_counter
@@ -180,12 +179,6 @@ def test_a_collector_that_does_not_answer_makes_no_request_slower(serve: Service
     assert {kind: took for kind, took in medians.items() if took > 3 * without + 0.005} == {}
 
 
-def memory(pid: int) -> int:
-    """How many bytes a process has in memory."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024
-
-
 def test_spans_that_cannot_be_sent_do_not_pile_up(serve: ServiceFactory) -> None:
     # Each span holds this much until it is sent: what of it may leave is decided then.
     path, agent = f"{SESSION}?{'x' * 3000}", "y" * 8000
@@ -195,10 +188,10 @@ def test_spans_that_cannot_be_sent_do_not_pile_up(serve: ServiceFactory) -> None
         with Caller(service) as caller:
             for _ in range(200):
                 caller.ask(path, **{"User-Agent": agent})
-            before = memory(worker)
+            before = processes.resident(worker)
             for _ in range(1000):
                 caller.ask(path, **{"User-Agent": agent})
-            grown = memory(worker) - before
+            grown = processes.resident(worker) - before
         end_at_once(service)
 
     assert grown < 5 << 20  # 1000 spans would be 14 MB

@@ -21,6 +21,11 @@ def of(folder: Path) -> dict[int, str]:
     return found
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds (RSS)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def keepers(folder: Path) -> list[int]:
     """The keepers of the embedded PostgreSQL in `folder`."""
     return [pid for pid, command in of(folder).items() if "postgres_keeper.py" in command]

@@ -13,7 +13,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.support import ROOT, eventually, free_port, logs
+from tests.support import ROOT, eventually, free_port, logs, processes
 
 
 class Service:
@@ -61,6 +61,10 @@ class Service:
         assert self.process
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
+
+    def resident(self) -> int:
+        """Bytes of memory that the workers hold."""
+        return sum(map(processes.resident, self.workers()))
 
     def call(
         self,
