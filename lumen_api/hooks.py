@@ -14,7 +14,6 @@ from time import perf_counter
 from flask import Flask, Response, g, request
 from flask.globals import request_ctx
 
-from lumen_api import headers
 from lumen_api.errors import ApiError
 from lumen_api.observability import metrics, tracing
 from lumen_api.observability.logging import log_event, request_ids
@@ -35,16 +34,20 @@ def init_app(app: Flask) -> None:
 def open_request() -> None:
     """Name the request and start its clock. An unknown address or method ends here, before any other check."""
     given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     g.started = perf_counter()
     if request.routing_exception is not None:
         raise request.routing_exception
 
 
+def new_request_id() -> str:
+    """32 hexadecimal digits. They are no secret, and urandom() would give up Python's lock."""
+    return f"{getrandbits(128):032x}"
+
+
 def close_request(response: Response) -> Response:
     """Put on what every answer carries, and report the request when its answer has ended."""
     response.headers["X-Request-Id"] = g.request_id
-    headers.complete(response)
     report = _report(response.status_code)
     if response.is_streamed:
         response.direct_passthrough = False  # or the server closes a file and not the response

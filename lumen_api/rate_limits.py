@@ -13,7 +13,6 @@ keep what a request waits for that under 0.3 s: without them and with redis-py's
 from __future__ import annotations
 
 import functools
-import hashlib
 import hmac
 import logging
 import math
@@ -67,7 +66,6 @@ for i, key in ipairs(KEYS) do
 end
 return narrowest
 """
-_SHA_OF_COUNT = hashlib.sha1(_COUNT.encode(), usedforsecurity=False).hexdigest()  # the name that Redis gives it
 
 _logger = logging.getLogger(__name__)
 
@@ -104,6 +102,7 @@ class Shared:
         self._storage = storage
         client: Any = storage.get_connection()
         self._connections = client.connection_pool
+        self._script = client.register_script(_COUNT).sha  # its name in Redis, where it need not be yet
         self._idle: deque[Any] = deque()  # Connection, whose methods are not typed
 
     def hit(self, key: str, limits: Sequence[RateLimitItem]) -> Standing:
@@ -127,20 +126,19 @@ class Shared:
             connection = self._connections.make_connection()
         try:
             try:
-                return _evaluate(connection, *arguments)
+                return self._count(connection, *arguments)
             except ConnectionBroken:
-                return _evaluate(connection, *arguments)  # it connects anew
+                return self._count(connection, *arguments)  # it connects anew
         finally:
             self._idle.append(connection)
 
-
-def _evaluate(connection: Any, *arguments: int | str) -> list[int]:
-    try:
-        connection.send_command("EVALSHA", _SHA_OF_COUNT, *arguments)
-        return list(connection.read_response())
-    except NoScriptError:
-        connection.send_command("EVAL", _COUNT, *arguments)
-        return list(connection.read_response())
+    def _count(self, connection: Any, *arguments: int | str) -> list[int]:
+        try:
+            connection.send_command("EVALSHA", self._script, *arguments)
+            return list(connection.read_response())
+        except NoScriptError:
+            connection.send_command("EVAL", _COUNT, *arguments)
+            return list(connection.read_response())
 
 
 class Own:
@@ -225,8 +223,8 @@ def init_app(app: Flask, rules: Mapping[str, str], *, storage_url: str | None, k
 
 def describe(response: Response) -> Response:
     """`response`, saying how the limit stands that its request was counted against last."""
-    if "rate_limit" in g:
-        response.headers.extend(g.rate_limit.headers())
+    if standing := g.get("rate_limit"):
+        response.headers.extend(standing.headers())
     return response
 
 
@@ -242,7 +240,8 @@ def limited_by_ip(rule: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-            current().hit(rule, current().client_network())
+            limits = current()
+            limits.hit(rule, limits.client_network())
             return view(*args, **kwargs)
 
         return limited

@@ -17,7 +17,7 @@ from lumen_api.errors import ApiError, BadRequest, InvalidJson, PayloadTooLarge,
 MAX_BODY_BYTES = 64 * 1024
 MAX_BYTES_OF_BLUEPRINT = {"llm": 2 * 1024 * 1024}  # whole conversations
 _OF_A_BODY = {"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"}  # as WSGI names them
-_EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRANSCRIPT_HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -65,12 +65,12 @@ def init_app(app: Flask) -> None:
 
     @app.before_request
     def refuse_large_bodies() -> None:
+        if request.environ.keys().isdisjoint(_OF_A_BODY):
+            return  # there is none (RFC 9112, section 6.3)
         # One more, because of a chunked body Werkzeug reads so many bytes and drops the rest in silence.
         request.max_content_length = _max_bytes() + 1
-        # A chunked body says its size only by ending, so it is read here, to the limit at most. Without both headers
-        # there is none (RFC 9112, section 6.3).
-        if not request.environ.keys().isdisjoint(_OF_A_BODY):
-            _body_bytes()
+        # A chunked body says its size only by ending, so it is read here, to the limit at most.
+        _body_bytes()
 
 
 def read_json() -> Body:
@@ -161,7 +161,7 @@ def timestamp(body: Body, name: str) -> datetime | None:
         moment = rfc3339.parse(_string(body[name], InvalidTimestamp))
     except ValueError:
         raise InvalidTimestamp from None
-    if moment < _EARLIEST:
+    if moment < EARLIEST:
         raise InvalidTimestamp
     return moment
 

@@ -104,6 +104,7 @@ def read_cursor(text: str) -> Position:
     except ValueError:
         raise InvalidCursor from None
     # Writing it again settles all other questions: there is one spelling of a place.
-    if not validation.is_session_id(session_id) or write_cursor(position) != text:
+    known = position.moment >= validation.EARLIEST and validation.is_session_id(session_id)
+    if not known or write_cursor(position) != text:
         raise InvalidCursor
     return position

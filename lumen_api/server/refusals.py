@@ -11,13 +11,13 @@ import logging
 import re
 from collections import Counter, deque
 from http import HTTPStatus
-from random import getrandbits
 
 from flask import Flask
 from gunicorn.util import http_date
 
 from lumen_api import headers, origins
 from lumen_api.errors import ApiError, body_of
+from lumen_api.hooks import new_request_id
 from lumen_api.observability import metrics
 from lumen_api.observability.logging import log_event
 from lumen_api.server.framing import Head
@@ -49,7 +49,7 @@ class Refusals:
         metrics.REQUEST_DURATION.record(0.0, "_OTHER", "http", None, error.status, failure)
         lines = head.lines if head else b""
         given = _REQUEST_ID.search(lines)
-        request_id = given[1].decode() if given else f"{getrandbits(128):032x}"
+        request_id = given[1].decode() if given else new_request_id()
         body = json.dumps(body_of(error, request_id), separators=(",", ":")).encode()
         sent = {
             "Date": http_date(),
