@@ -4,6 +4,7 @@ server/         gunicorn's worker and sockets: whole requests only, refusals, no
 hooks           request id in; headers, one log line and one measurement out
 origins         which web pages may call (CORS, and no state change for any other)
 headers         what every answer carries
+request_ids     the id of a request: the caller's or a new one
 errors          the ApiError family and the only error envelope
 validation      the one body reader, and each member's rule
 rfc3339         timestamps in and out
@@ -22,7 +23,8 @@ dev/            the embedded PostgreSQL, the playground, the greeting; never imp
 cli             `flask db`, `flask purge`, `flask check-config`, `flask transcript-hash`
 
 Imports point one way: wsgi -> app -> {config, hooks, server, blueprints, email providers, cli} -> {auth, origins,
-validation, rate_limits, llm, repositories} -> {errors, db, headers, rfc3339, observability, settings, transcript_hash}.
+validation, rate_limits, llm, repositories} -> {errors, db, headers, request_ids, rfc3339, observability, settings,
+transcript_hash}.
 Repositories know `db` alone. The model proxy is known to app.py and its routes, its variables to config.py. Nothing
 here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
 """

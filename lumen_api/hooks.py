@@ -6,20 +6,16 @@ Registered before everything else, so that the first hook runs first and the sec
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
-from random import getrandbits
 from time import perf_counter
 
 from flask import Flask, Response, g, request
 from flask.globals import request_ctx
 
+from lumen_api import request_ids
 from lumen_api.errors import ApiError
 from lumen_api.observability import metrics, tracing
-from lumen_api.observability.logging import log_event, request_ids
-
-# What a caller may choose for an id: it reaches the logs, so nothing else may pass.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+from lumen_api.observability.logging import current_ids, log_event
 
 # RFC 9110 and RFC 5789. Any other word is the caller's own (OpenTelemetry: http.request.method).
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
@@ -33,16 +29,10 @@ def init_app(app: Flask) -> None:
 
 def open_request() -> None:
     """Name the request and start its clock. An unknown address or method ends here, before any other check."""
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
+    g.request_id = request_ids.chosen_or_new(request.headers.get("X-Request-Id", ""))
     g.started = perf_counter()
     if request.routing_exception is not None:
         raise request.routing_exception
-
-
-def new_request_id() -> str:
-    """32 hexadecimal digits. They are no secret, and urandom() would give up Python's lock."""
-    return f"{getrandbits(128):032x}"
 
 
 def close_request(response: Response) -> Response:
@@ -73,7 +63,7 @@ def _report(status: int) -> Callable[[], None]:
             "error.type": failure,
         }
     )
-    started, scheme, ids = state.started, asked.scheme, request_ids()
+    started, scheme, ids = state.started, asked.scheme, current_ids()
 
     def report() -> None:
         seconds = perf_counter() - started

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "lumen_api"
 ROWS = [
     {"cli", "hooks", "server", "blueprints", "email"},
     {"auth", "origins", "validation", "rate_limits", "llm", "repositories", "migrations"},
-    {"errors", "db", "headers", "rfc3339", "observability", "settings", "transcript_hash"},
+    {"errors", "db", "headers", "request_ids", "rfc3339", "observability", "settings", "transcript_hash"},
 ]
 # Only app.py puts these together; of the parts, only blueprints send mail.
 FOR_APP_ALONE = {"cli", "hooks", "server", "blueprints"}

@@ -22,7 +22,7 @@ MODULES = {
     **dict.fromkeys(("pickle", "marshal", "shelve", "dill", "xml", "lxml"), "reads more than data"),
     **dict.fromkeys(("random", "numpy"), "is not for secrets"),
 }
-ALLOWED = {("lumen_api/hooks.py", "random")}  # ids of requests, which are no secrets
+ALLOWED = {("lumen_api/request_ids.py", "random")}  # ids of requests, which are no secrets
 OF_SQL = {"execute": 1, "fetch_one": 1, "fetch_all": 1}  # where db.py's functions take the statement
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import closing
 from itertools import count
@@ -11,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from lumen_api.llm import anthropic
+from lumen_api.llm.http import Connection
 from lumen_api.llm.provider import Account
 from lumen_api.llm.sse import Event
 from lumen_api.llm.watch import Stop
@@ -51,6 +53,17 @@ def test_an_answer_that_never_comes_is_504_after_the_longest_time_of_a_call(
 
     assert failure(ask(caller)) == (504, "provider_timeout", None)
     assert provider.finished()[0].end == "client_gone"
+
+
+def test_a_connection_that_a_collection_of_garbage_has_closed_is_not_used_again(
+    caller: FlaskClient, provider: AnthropicServer
+) -> None:
+    assert ask(caller).data
+    (kept,) = (found for found in gc.get_objects() if isinstance(found, Connection) and found.quiet())
+    kept.sock.close()
+
+    assert ask(caller).status_code == 200
+    assert provider.connections == 2
 
 
 @pytest.fixture

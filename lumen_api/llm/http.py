@@ -183,20 +183,17 @@ class Connection:
 
     def quiet(self) -> bool:
         """Whether the other side has neither closed nor said anything since the last answer."""
-        poller = select.poll()
-        poller.register(self._sock, _READ)
-        return not poller.poll(0)
+        # Of a stream that is garbage Python may close the socket first, and then put the connection back.
+        return self._sock.fileno() >= 0 and not _readable(self._sock, 0)
 
     def rest(self) -> Iterator[bytes]:
         """Tell the provider that nobody listens any more, and read what is on its way: it will be on the bill."""
-        poller = select.poll()
-        poller.register(self._sock, _READ)
         give_up = monotonic() + LINGER
         with suppress(OSError):
             # The plain socket's: TLS would wait for the other side.
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
         while not self._answer.complete and self._answer.failure is None:
-            if not self.read() and not poller.poll(max(0.0, give_up - monotonic()) * 1000):
+            if not self.read() and not _readable(self._sock, give_up - monotonic()):
                 return
             yield self._answer.take()
 
@@ -271,7 +268,8 @@ class Origin:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sock.connect_ex(address) not in (0, errno.EINPROGRESS):
             raise ConnectionRefusedError
-        _within(watch.wait(sock, _WRITE, give_up - monotonic()))
+        if not watch.wait(sock, _WRITE, give_up - monotonic()):
+            raise TimeoutError
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(code, "connect")
         return self._encrypted(sock, watch, give_up) if self._tls else sock
@@ -288,12 +286,14 @@ class Origin:
                     events = _READ
                 except ssl.SSLWantWriteError:
                     events = _WRITE
-                _within(watch.wait(encrypted, events, give_up - monotonic()))
+                if not watch.wait(encrypted, events, give_up - monotonic()):
+                    raise TimeoutError
         except BaseException:
             encrypted.close()
             raise
 
 
-def _within(ready: int) -> None:
-    if not ready:
-        raise TimeoutError
+def _readable(sock: socket.socket, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(sock, _READ)
+    return bool(poller.poll(max(0.0, seconds) * 1000))

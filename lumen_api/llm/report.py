@@ -12,7 +12,7 @@ from lumen_api.errors import ApiError
 from lumen_api.llm.provider import Account
 from lumen_api.llm.request import Request
 from lumen_api.observability import metrics, tracing
-from lumen_api.observability.logging import log_event, request_ids
+from lumen_api.observability.logging import current_ids, log_event
 
 
 class Report:
@@ -23,7 +23,7 @@ class Report:
         self._request = request
         self._provider = provider
         self._state = g._get_current_object()
-        self._ids = request_ids()
+        self._ids = current_ids()
         self._begun = perf_counter()
         self._first: float | None = None
         self._span = tracing.begin(

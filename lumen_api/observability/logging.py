@@ -128,18 +128,18 @@ class JsonFormatter(logging.Formatter):
 
 def _own(record: logging.LogRecord) -> dict[str, Any]:
     fields = getattr(record, "fields", {})
-    return {"event": record.msg, **({} if "request_id" in fields else request_ids()), **fields}
+    return {"event": record.msg, **({} if "request_id" in fields else current_ids()), **fields}
 
 
 def _foreign(record: logging.LogRecord) -> dict[str, Any]:
     at = _place(record.module, record.lineno)
-    fields = {"event": "library", **request_ids(), "logger": _ODD.sub("_", record.name), "at": at}
+    fields = {"event": "library", **current_ids(), "logger": _ODD.sub("_", record.name), "at": at}
     if record.args and isinstance(record.msg, str):
         fields["template"] = record.msg[:500]  # "Connection in use: %s": what is filled in stays out
     return fields
 
 
-def request_ids() -> dict[str, Any]:
+def current_ids() -> dict[str, Any]:
     """What tells the current request's lines from another's: `request_id`, and `trace_id` when there is one."""
     if not has_request_context():
         return {}

@@ -15,15 +15,14 @@ from http import HTTPStatus
 from flask import Flask
 from gunicorn.util import http_date
 
-from lumen_api import headers, origins
+from lumen_api import headers, origins, request_ids
 from lumen_api.errors import ApiError, body_of
-from lumen_api.hooks import new_request_id
 from lumen_api.observability import metrics
 from lumen_api.observability.logging import log_event
 from lumen_api.server.framing import Head
 
 _ORIGIN = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*\r\n", re.IGNORECASE)
-_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,64})[ \t]*\r\n", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]+)[ \t]*\r\n", re.IGNORECASE)
 
 
 class RequestTimeout(ApiError):
@@ -49,7 +48,7 @@ class Refusals:
         metrics.REQUEST_DURATION.record(0.0, "_OTHER", "http", None, error.status, failure)
         lines = head.lines if head else b""
         given = _REQUEST_ID.search(lines)
-        request_id = given[1].decode() if given else new_request_id()
+        request_id = request_ids.chosen_or_new(given[1].decode() if given else "")
         body = json.dumps(body_of(error, request_id), separators=(",", ":")).encode()
         sent = {
             "Date": http_date(),
