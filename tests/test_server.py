@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from selectors import EVENT_READ, DefaultSelector
 from threading import Event
 from time import monotonic
 
@@ -236,27 +234,3 @@ def test_a_client_is_asked_for_its_body_once(service: Service) -> None:
 
     # Once by the worker, and once more by gunicorn when it has the request.
     assert [answer.status for answer in answers_in(received)] == [100, 100, 400]
-
-
-def test_clients_that_connect_anew_for_each_request_are_not_taken_for_more_than_they_are(service: Service) -> None:
-    # A worker has room for 32 requests; it once counted those that it had answered a moment ago as well.
-    heard: Counter[bytes] = Counter()
-    with ExitStack() as stack:
-        poller = stack.enter_context(DefaultSelector())
-
-        def connect() -> None:
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=10))
-            client.sendall(b"GET /v1/auth/session HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            poller.register(client, EVENT_READ)
-
-        for _ in range(16):
-            connect()
-        while heard.total() < 1000:
-            for key, _ in poller.select(10):
-                assert isinstance(key.fileobj, socket.socket)
-                heard[key.fileobj.recv(65536)[9:12]] += 1
-                poller.unregister(key.fileobj)
-                key.fileobj.close()
-                connect()
-
-    assert heard.keys() == {b"401"}

@@ -211,15 +211,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._admit(conn)
 
     def _admit(self, conn: Connection) -> None:
-        if self._has_room(conn.lane):
+        if conn.lane.under_way < conn.lane.size.requests:
             self._hand_over(conn)
         else:
             self._refuse(conn, Busy(), close=not conn.kept)
-
-    def _has_room(self, lane: Lane) -> bool:
-        most = lane.size.requests
-        # Those that are done count until this thread has heard of them, and take no room.
-        return lane.under_way < most or sum(c.lane is lane and not c.future.done() for c in self.handed) < most
 
     def _hand_over(self, conn: Connection) -> None:
         self._forget(conn)
