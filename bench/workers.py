@@ -46,7 +46,6 @@ CHOICES = (
     _threads(4),
     _threads(16),
     Choice("ours, 8 threads, a pool of 4", env={"DATABASE_POOL_SIZE": "4"}),
-    Choice("ours, 8 threads, no keep-alive", "--keep-alive 0"),
     Choice("gthread, 8 threads", "--worker-class gthread"),
     # Every connection is a greenlet. psycopg2 waits through lumen_api.db's wait callback, whose poll() gevent replaces.
     Choice("gevent", "--worker-class gevent --worker-connections 1000", {"DATABASE_POOL_SIZE": "16"}),
@@ -69,6 +68,7 @@ class Measured:
         everything.variants[choice.name] = variant
         variant.start()
         for route in routes:
+            print(f"{choice.name}, {route.name} ...", flush=True)
             load.measure(everything, route, variant, 1)  # to warm up
             found = load.measure(everything, route, variant, seconds)
             for figure in FIGURES:

@@ -124,10 +124,13 @@ class Shared:
             connection = self._idle.pop()
         except IndexError:
             connection = self._connections.make_connection()
+        kept = connection._sock is not None
         try:
             try:
                 return self._count(connection, *arguments)
             except ConnectionBroken:
+                if not kept:
+                    raise
                 return self._count(connection, *arguments)  # it connects anew
         finally:
             self._idle.append(connection)

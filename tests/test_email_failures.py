@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import kill
 from signal import SIGKILL
+from smtplib import SMTPException
 from threading import Event
 from time import monotonic
 
@@ -15,11 +16,13 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from lumen_api.email import End, Mail
+from lumen_api.email.smtp import _HERE, Smtp, _frame
 from tests.conftest import AppFactory, ServiceFactory
 from tests.support import databases, eventually
 from tests.support.gate import Gate
 from tests.support.mailbox import Mailbox, token_in
-from tests.support.raw_server import RawServer, dripping, silent
+from tests.support.raw_server import RawServer, dripping, script, silent
 from tests.support.service import Answer, Service
 
 AT_ONCE = 4  # half of a worker's threads
@@ -206,3 +209,28 @@ def test_who_asks_again_after_a_crash_signs_in(
     token = mailbox.token_for("ada@example.com")
     assert service.call("POST", "/v1/auth/verify", {"token": token}).status == 200
     assert databases.query(database, "select from auth_tokens") == []  # the lost one is void, too
+
+
+@pytest.mark.parametrize("first", [b"", b"220 hi\r\n"], ids=["before its greeting", "after its greeting"])
+def test_a_mail_that_nobody_waits_for_any_more_ends_wherever_it_is(first: bytes) -> None:
+    # It may have waited for a name, or for TLS, until the request was over: the drip begins then.
+    over = End()
+    over.close()
+    mail = Mail("ada@example.com", "Hello", "text", "html", "https://app.example.com")
+
+    with RawServer(script(first, then=dripping(b"250-x\r\n"))) as server:
+        began = monotonic()
+        with pytest.raises((OSError, SMTPException)):
+            Smtp(f"smtp://127.0.0.1:{server.port}", sender="Lumen <hello@example.com>").send(mail, over)
+
+    assert monotonic() - began < 3
+
+
+def test_the_name_of_the_sender_may_say_anything() -> None:
+    sender = f"{'x' * 55} {_HERE} <hello@example.com>"
+
+    begin, between, end = _frame(sender)
+
+    assert begin.endswith(b"quoted-printable\r\n\r\n")
+    assert b"text/html" in between
+    assert end.startswith(b"\r\n--")

@@ -17,6 +17,7 @@ from tests.support import eventually
 from tests.support.journeys import sign_in
 from tests.support.mailbox import Mailbox
 from tests.support.outages import black_hole, refusal, silence, wait_for_redis
+from tests.support.raw_server import RawServer, hang_up
 from tests.support.valkey import Valkey
 
 # Seconds. 0.3 is the contract's; the rest is for the request itself on a busy machine.
@@ -204,6 +205,13 @@ def test_a_restart_of_redis_between_two_requests_is_not_noticed(
 
     assert simultaneous_attempts(app) == [401] * 8
     assert len(valkey.keys()) == 1
+
+
+def test_a_redis_that_hangs_up_on_a_new_connection_is_not_asked_again(make_app: AppFactory) -> None:
+    with RawServer(hang_up) as server:
+        assert attempt(make_app(REDIS_URL=f"redis://127.0.0.1:{server.port}/0").test_client()) == 401
+
+        assert server.connections == 1
 
 
 def test_no_request_fails_while_redis_comes_and_goes(make_app: AppFactory, valkey: Valkey) -> None:

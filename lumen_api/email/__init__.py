@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -50,12 +49,35 @@ class Mail:
     url: str
 
 
+class End:
+    """The moment from which nobody waits any more for a mail. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[], object]] | None = []
+
+    def callback(self, call: Callable[[], object]) -> None:
+        """Have `call` called then; at once, if it has come."""
+        with self._lock:
+            if self._calls is not None:
+                self._calls.append(call)
+                return
+        call()
+
+    def close(self) -> None:
+        """It has come."""
+        with self._lock:
+            calls, self._calls = self._calls or [], None
+        for call in calls:
+            call()
+
+
 class Provider(Protocol):
     """Hands mails over to the outside world. `name` is the one in traces and metrics."""
 
     name: str
 
-    def send(self, mail: Mail, at_end: ExitStack) -> None:
+    def send(self, mail: Mail, at_end: End) -> None:
         """Return when the mail was accepted, raise RecipientRefused if it never will be, and anything else if not.
 
         What is put into `at_end` happens once nobody waits any more: it can end what still goes on.
@@ -89,7 +111,7 @@ class Mailer:
     def _hand_over(self, mail: Mail, *, give_up: float) -> None:
         if not self._slots.acquire(timeout=max(0, min(WAIT_FOR_TURN, give_up - monotonic()))):
             raise EmailUnavailable
-        at_end = ExitStack()
+        at_end = End()
         try:
             future = self._executor.submit(self._provider.send, mail, at_end)
         except RuntimeError as error:  # no thread can be started

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from contextlib import ExitStack
 
-from lumen_api.email import Mail
+from lumen_api.email import End, Mail
 
 
 class Console:
@@ -20,7 +19,7 @@ class Console:
     def __init__(self) -> None:
         self.mails: deque[Mail] = deque(maxlen=20)
 
-    def send(self, mail: Mail, _: ExitStack) -> None:
+    def send(self, mail: Mail, _: End) -> None:
         """See Provider.send()."""
         self.mails.append(mail)
         print(f"\n  Magic link: {mail.url}\n", file=sys.stderr, flush=True)

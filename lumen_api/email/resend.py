@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import urllib3
 
-from lumen_api.email import TIMEOUT, Mail, RecipientRefused
+from lumen_api.email import TIMEOUT, End, Mail, RecipientRefused
 
 API = "https://api.resend.com/emails"
 
@@ -30,7 +28,7 @@ class Resend:
             retries=False,  # nor redirects: the key is for one host
         )
 
-    def send(self, mail: Mail, _: ExitStack) -> None:
+    def send(self, mail: Mail, _: End) -> None:
         """See Provider.send()."""
         body = {
             "from": self._sender,

@@ -6,15 +6,17 @@ import smtplib
 import socket
 import ssl
 from binascii import b2a_qp
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate, make_msgid
+from functools import partial
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lumen_api.email import TIMEOUT, Mail, RecipientRefused
+from lumen_api.email import TIMEOUT, End, Mail, RecipientRefused
 
 # Registered ports: RFC 8314 (implicit TLS) and RFC 6409 (submission).
 _DEFAULT_PORT = {"smtps": 465, "smtp": 587}
@@ -39,13 +41,11 @@ class Smtp:
         self._sender_address = _only_address(sender)
         self._tls = ssl.create_default_context()
 
-    def send(self, mail: Mail, at_end: ExitStack) -> None:
+    def send(self, mail: Mail, at_end: End) -> None:
         """See Provider.send()."""
-        server = self._server()
-        # smtplib's timeout is for each read, and a server that drips would keep us for ever.
-        at_end.callback(_hang_up, server)
+        server = self._server(at_end)
         try:
-            self._connect(server)
+            self._connect(server, at_end)
             server.sendmail(self._sender_address.addr_spec, [mail.to], self._message(mail))
         except smtplib.SMTPRecipientsRefused as error:
             code, text = error.recipients[mail.to]
@@ -57,7 +57,7 @@ class Smtp:
         finally:
             server.close()  # and no QUIT: the mail is accepted or not, and its answer would change nothing
 
-    def _server(self) -> smtplib.SMTP:
+    def _server(self, at_end: End) -> smtplib.SMTP:
         # The name is given because smtplib would ask the DNS for this machine's own.
         ehlo = self._sender_address.domain
         if self._implicit_tls:
@@ -66,15 +66,26 @@ class Smtp:
             server = smtplib.SMTP(local_hostname=ehlo, timeout=TIMEOUT)
         # Whom the certificate must name. smtplib sets it only when it connects in the constructor.
         server._host = self._host  # type: ignore[attr-defined]  # typeshed does not list it
+        opened = server._get_socket  # type: ignore[attr-defined]
+
+        def watched(*address: Any) -> socket.socket:
+            sock: socket.socket = opened(*address)
+            # smtplib's timeout is for each read, and a server that drips would keep us for ever.
+            at_end.callback(partial(_hang_up, sock))
+            return sock
+
+        server._get_socket = watched  # type: ignore[attr-defined]
         return server
 
-    def _connect(self, server: smtplib.SMTP) -> None:
+    def _connect(self, server: smtplib.SMTP, at_end: End) -> None:
         code, text = server.connect(self._host, self._port)
         if code != 220:
             raise smtplib.SMTPConnectError(code, text)
         server.ehlo()
         if not self._implicit_tls and (server.has_extn("starttls") or not _is_loopback(self._host)):
             server.starttls(context=self._tls)
+            assert server.sock
+            at_end.callback(partial(_hang_up, server.sock))  # which is another one now
         if self._credentials:
             server.login(*self._credentials)
 
@@ -100,17 +111,18 @@ def _frame(sender: str) -> list[bytes]:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notes, please
     message.set_content(_HERE, cte="quoted-printable")
     message.add_alternative(_HERE, subtype="html", cte="quoted-printable")
-    return message.as_bytes().split(f"{_HERE}\r\n".encode())
+    head, empty, body = message.as_bytes().partition(b"\r\n\r\n")
+    begin, *others = body.split(f"{_HERE}\r\n".encode())
+    return [head + empty + begin, *others]
 
 
 def _encoded(text: str) -> bytes:
     return b2a_qp("\r\n".join([*text.splitlines(), ""]).encode(), istext=True)
 
 
-def _hang_up(server: smtplib.SMTP) -> None:
-    if sock := server.sock:
-        with suppress(OSError):  # it has ended by itself
-            sock.shutdown(socket.SHUT_RDWR)
+def _hang_up(sock: socket.socket) -> None:
+    with suppress(OSError):  # it has ended by itself
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _only_address(sender: str) -> Address:

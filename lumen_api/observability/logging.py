@@ -40,7 +40,13 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=lambda value: type(val
 _ODD = re.compile(r"[^A-Za-z0-9_.<>:/-]")  # <frozen importlib._bootstrap> has a space
 
 
-def log_event(event: str, level: int = logging.INFO, *, exc_info: Any = None, **fields: Any) -> None:
+def log_event(
+    event: str,
+    level: int = logging.INFO,
+    *,
+    exc_info: BaseException | tuple[Any, Any, Any] | None = None,
+    **fields: Any,
+) -> None:
     """Write one event of ours. `fields` go out as they are: times, counts, outcomes and names of our own only.
 
     `exc_info`: an exception, or a triple as in sys.exc_info().
