@@ -47,7 +47,7 @@ def _without_hooks(app: Flask) -> None:
 
 
 def _without_headers(app: Flask) -> None:
-    app.wsgi_app = MethodType(Flask.wsgi_app, app)  # type: ignore[method-assign]
+    app.wsgi_app = MethodType(Flask.wsgi_app, app)  # type: ignore[method-assign]  # as it was
 
 
 def _without_limits(app: Flask) -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     with stand() as everything, Path(os.devnull).open("w") as nowhere:
         applications = _applications(everything)
         for handler in logging.getLogger().handlers:
-            handler.stream = nowhere  # type: ignore[attr-defined]
+            handler.stream = nowhere  # type: ignore[attr-defined]  # all of ours have one
         routes = [route for route in ROUTES if route.name in ASKED]
         found = [_measured(applications, route.make(everything, 0)) for route in routes]
     rows = [[name, *(f"{medians[name]:.0f}" for medians in found)] for name in (SERVICE, FLOOR)]

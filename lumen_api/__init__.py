@@ -1,9 +1,9 @@
 """Lumen's server: magic-link sign-in and session metadata. No transcript ever reaches it.
 
 server/         gunicorn's worker and sockets: whole requests only, refusals, no connection lost in a restart
-hooks           request id in; headers, one log line and one measurement out
+hooks           request id in and out, one log line and one measurement
 origins         which web pages may call (CORS, and no state change for any other)
-headers         what every answer carries
+headers         what every answer carries, put on around Flask
 request_ids     the id of a request: the caller's or a new one
 errors          the ApiError family and the only error envelope
 validation      the one body reader, and each member's rule
@@ -24,7 +24,6 @@ cli             `flask db`, `flask purge`, `flask check-config`, `flask transcri
 
 Imports point one way: wsgi -> app -> {config, hooks, server, blueprints, email providers, cli} -> {auth, origins,
 validation, rate_limits, llm, repositories} -> {errors, db, headers, request_ids, rfc3339, observability, settings,
-transcript_hash}.
-Repositories know `db` alone. The model proxy is known to app.py and its routes, its variables to config.py. Nothing
-here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
+transcript_hash}. Repositories know `db` alone. The model proxy is known to app.py and its routes, its variables to
+config.py. Nothing here imports `app` or `config`: app.py hands the values in. tests/test_architecture.py holds it.
 """

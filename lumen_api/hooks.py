@@ -1,4 +1,4 @@
-"""The pair of request hooks: a request id on the way in; headers, one log line and one measurement on the way out.
+"""The pair of request hooks: a request id on the way in; its header, one log line and one measurement on the way out.
 
 Registered before everything else, so that the first hook runs first and the second sees the final answer.
 """
@@ -36,7 +36,7 @@ def open_request() -> None:
 
 
 def close_request(response: Response) -> Response:
-    """Put on what every answer carries, and report the request when its answer has ended."""
+    """Tell the caller the request's id, and report the request when its answer has ended."""
     response.headers["X-Request-Id"] = g.request_id
     report = _report(response.status_code)
     if response.is_streamed:

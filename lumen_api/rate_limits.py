@@ -124,7 +124,7 @@ class Shared:
             connection = self._idle.pop()
         except IndexError:
             connection = self._connections.make_connection()
-        kept = connection._sock is not None
+        kept = connection._sock is not None  # redis-py has no other name for that
         try:
             try:
                 return self._count(connection, *arguments)

@@ -6,13 +6,11 @@ commands in one go: nobody who does the same work can do with less.
 
 from __future__ import annotations
 
-import base64
 import hmac
 import json
 import os
 import secrets
 import smtplib
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,12 +19,12 @@ from redis import Redis
 
 from bench.floor import bare
 from config import Config
-from lumen_api import db
+from lumen_api import db, rfc3339
 from lumen_api.auth import derive_key
+from lumen_api.blueprints.sessions import public, write_cursor
 from lumen_api.db import Connection, Database
 from lumen_api.repositories import auth_sessions, auth_tokens, sessions
 from lumen_api.repositories.auth_sessions import SignIn
-from lumen_api.repositories.sessions import Session
 
 # How many Redis commands the service sends for each route, as JSON: the benchmark has counted them.
 REDIS_COMMANDS = "BENCH_REDIS_COMMANDS"
@@ -129,7 +127,7 @@ def _auth_routes(app: Flask, floor: Floor) -> None:
             "status": "ok",
             "user_id": sign_in.user_id,
             "email": sign_in.email,
-            "expires_at": rfc3339(sign_in.expires_at),
+            "expires_at": rfc3339.format(sign_in.expires_at),
         }
 
 
@@ -141,7 +139,8 @@ def _session_routes(app: Flask, floor: Floor) -> None:
             body = request.get_json()
             session = sessions.start(conn, user_id=user_id, session_id=body["session_id"], started_at=None)
         floor.count("start")
-        return {"status": "ok", "session_id": session.session_id, "started_at": rfc3339(session.started_at)}
+        assert session.started_at
+        return {"status": "ok", "session_id": session.session_id, "started_at": rfc3339.format(session.started_at)}
 
     @app.post("/v1/sessions/end")
     def end() -> dict[str, Any]:
@@ -155,7 +154,7 @@ def _session_routes(app: Flask, floor: Floor) -> None:
                 ended_at=None,
             )
         floor.count("end")
-        return {"status": "ok", **shown(session)}
+        return {"status": "ok", **public(session)}
 
     @app.get("/v1/sessions")
     def newest() -> dict[str, Any]:
@@ -164,11 +163,8 @@ def _session_routes(app: Flask, floor: Floor) -> None:
             found = sessions.newest(conn, user_id=user_id, after=None, limit=PAGE + 1)
         floor.count("list")
         page = found[:PAGE]
-        cursor = None
-        if len(found) > PAGE:
-            text = f"{rfc3339(page[-1].position.moment)} {page[-1].session_id}"
-            cursor = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-        return {"status": "ok", "sessions": [shown(session) for session in page], "next_cursor": cursor}
+        cursor = write_cursor(page[-1].position) if len(found) > PAGE else None
+        return {"status": "ok", "sessions": [public(session) for session in page], "next_cursor": cursor}
 
 
 def new_token() -> str:
@@ -179,18 +175,3 @@ def new_token() -> str:
 def digest(key: bytes, token: str) -> bytes:
     """What the database knows a token by. Its signature is not looked at."""
     return hmac.digest(key, token.partition(".")[0].encode(), "sha256")
-
-
-def shown(session: Session) -> dict[str, Any]:
-    """A session as the API shows it."""
-    return {
-        "session_id": session.session_id,
-        "started_at": rfc3339(session.started_at),
-        "ended_at": rfc3339(session.ended_at),
-        "transcript_hash": session.transcript_hash,
-    }
-
-
-def rfc3339(moment: datetime | None) -> str | None:
-    """As the API shows it."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z" if moment else None

@@ -21,8 +21,7 @@ from lumen_api.email import TIMEOUT, End, Mail, RecipientRefused
 # Registered ports: RFC 8314 (implicit TLS) and RFC 6409 (submission).
 _DEFAULT_PORT = {"smtps": 465, "smtp": 587}
 
-
-_HERE = "here comes a text"
+_HERE = "here comes a text"  # in the frame of all messages
 
 
 class Smtp:
@@ -66,6 +65,7 @@ class Smtp:
             server = smtplib.SMTP(local_hostname=ehlo, timeout=TIMEOUT)
         # Whom the certificate must name. smtplib sets it only when it connects in the constructor.
         server._host = self._host  # type: ignore[attr-defined]  # typeshed does not list it
+        # The one place where a socket can be had before smtplib reads from it.
         opened = server._get_socket  # type: ignore[attr-defined]
 
         def watched(*address: Any) -> socket.socket:
