@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import Any, BinaryIO, NoReturn
 
 import click
@@ -26,6 +27,8 @@ from lumen_api.repositories import auth_sessions, auth_tokens, llm_usage
 from lumen_api.transcript_hash import TranscriptError, transcript_hash
 
 PURGE_BATCH = 1000
+# How many times as long as a batch has taken is the pause after it. Without one traffic notices the purge.
+PURGE_PAUSE = 4
 _PURGES = {
     "auth_tokens": auth_tokens.purge,
     "auth_sessions": auth_sessions.purge,
@@ -134,8 +137,10 @@ def _purge_all(database: Database, purge: Callable[..., int]) -> int:
     """Purge batch by batch, so that no lock is held for long. A batch that comes back short was the last."""
     total = 0
     while True:
+        began = monotonic()
         with database.connection() as conn:
             count = purge(conn, batch=PURGE_BATCH)
         total += count
         if count < PURGE_BATCH:
             return total
+        sleep(PURGE_PAUSE * (monotonic() - began))

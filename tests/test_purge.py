@@ -122,6 +122,18 @@ def test_rows_go_batch_by_batch(app: Flask, monkeypatch: pytest.MonkeyPatch, bat
     assert removed == dict.fromkeys(PAST, sizes)
 
 
+@pytest.mark.usefixtures("rows")
+def test_a_pause_follows_each_batch_but_the_last(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(cli, "PURGE_BATCH", 3)
+    monkeypatch.setattr(cli, "sleep", pauses.append)
+
+    purge(app)
+
+    assert len(pauses) == 2 * len(PAST)
+    assert min(pauses) > 0
+
+
 @pytest.mark.parametrize("batch", [1, 3, 1000])
 def test_locked_rows_are_left_for_the_next_time_and_not_waited_for(
     app: Flask, rows: str, monkeypatch: pytest.MonkeyPatch, batch: int
